@@ -33,8 +33,9 @@ Source: TypeAlias = tuple[str, object]  # what can give NaN: a term, a search's 
 
 
 class SampledRows(Protocol):
-    """What the sampler reads of a batch."""
+    """What the sampler reads of a batch; ``count`` rows of it are not idle."""
 
+    count: int
     samples: bool
     keys: Tensor
     steps: Tensor
@@ -143,7 +144,12 @@ def _drawn_sum(undrawn: Undrawn, step: Drawable, batch: SampledRows, context: Co
 
     def wrong(found: Drawn, expected: Drawn) -> str | None:
         free = scores_after([each for each in undrawn.stages if isinstance(each, Temperature)])
-        return _wrong_sum(scores_after(undrawn.stages), free, settings, found, expected)
+        used = slice(batch.count)  # idle rows may have anything
+        own, masked = [each[used] for each in settings], scores_after(undrawn.stages)[used]
+        drawn = (
+            Drawn(sources, each.results[:, used], each.scores[used]) for each in (found, expected)
+        )
+        return _wrong_sum(masked, free[used], own, *drawn)
 
     kernel = _STAGES if keeps_best(kinds) else _SUMS
     return kernel.run(context.steps.device, by_kernel, plain, wrong)
@@ -166,9 +172,10 @@ def _wrong_sum(
     tokens = tokens.clamp(0, masked.shape[1] - 1)
     lowest = torch.where(masked == -torch.inf, torch.inf, masked).amin(dim=-1)
     scores, last = free.gather(1, tokens), (1 + lowest.abs())[:, None] * TOLERANCE
-    at_the_edge = ((scores - lowest[:, None]).abs() <= last).any(dim=-1)
+    on_edge, on_edge_too = ((scores - lowest[:, None]).abs() <= last).unbind(dim=1)
+    stays = masked.gather(1, tokens[:, :1])[:, 0] != -torch.inf
     own, top = noisy(free, *settings).gather(1, tokens).unbind(dim=1)
-    good = ((top - own).abs() <= TOLERANCE * (1 + top.abs())) | at_the_edge
+    good = ((top - own).abs() <= TOLERANCE * (1 + top.abs())) | on_edge | (on_edge_too & stays)
     good |= tokens[:, 0] == tokens[:, 1]
     close = torch.isclose(found.scores, scores[:, 0], rtol=TOLERANCE, atol=TOLERANCE)
     good &= close | ~expected.scores.isfinite()

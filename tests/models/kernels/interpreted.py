@@ -148,6 +148,21 @@ def tokens(formula: str, prompts: list[str], **settings: Any) -> list[list[int]]
     return drawn
 
 
+def examined(vocabulary: int) -> Any:
+    """What the doctor finds of draws from a sum."""
+    from unittest.mock import patch
+
+    from descant.doctor import kernels
+    from descant.models.kernels import gpu
+    from descant.models.kernels.drawing import draw_sum
+
+    with (
+        patch.object(draw_sum, "draw_sum", draw_sum.launch),
+        patch.object(gpu, "why_no_triton", lambda capability: None),
+    ):
+        return next(kernels.summed_draws(vocabulary, "cpu"))
+
+
 def noise(keys: Tensor, steps: Tensor, vocabulary: int) -> tuple[Tensor, Tensor]:
     """``(n, vocabulary)`` the bits that the kernels draw by, and the noise that they make of them.
 

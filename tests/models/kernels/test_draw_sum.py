@@ -123,7 +123,7 @@ def plain(given: Sum, stages: Stages, temperatures: Sequence[float]) -> tuple[li
 
 
 def draw(process: ProcessPoolExecutor, *given: Any) -> tuple[Tensor, Tensor]:
-    return process.submit(interpreted.launch, "drawing.draw_sum", *given).result()
+    return process.submit(interpreted.launch, "kernels.drawing.draw_sum", *given).result()
 
 
 def check(process: Any, given: Sum, stages: Stages = (), heat: Sequence[float] = (0, 0.7)) -> None:
@@ -148,7 +148,7 @@ BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 
 
 @pytest.mark.parametrize("dtypes", [(FP32,), (BF16,), (BF16, FP32, FP16)])
-@pytest.mark.parametrize("vocabulary", [1, 7, 1025, 5000])
+@pytest.mark.parametrize("vocabulary", [1, 1025])
 def test_a_sum_is_drawn_from_as_by_torch(vocabulary, dtypes, process) -> None:
     given = terms(vocabulary, *dtypes)
     check(process, given, heat=(0, 0.7, 1.0, 2.5))
@@ -178,8 +178,8 @@ def test_stages_keep_what_sorting_keeps(chain, spread, process) -> None:
     check(process, terms(4999, FP32, BF16, spread=spread), CHAINS[chain], heat=(1.0, 0.0, 0.7))
 
 
-@pytest.mark.parametrize("vocabulary", [3, 64, 2600])
-@pytest.mark.parametrize("chain", ["top_k", "top_p", "min_p", "all", "of a request"])
+@pytest.mark.parametrize("vocabulary", [64, 2600])
+@pytest.mark.parametrize("chain", ["top_k", "top_p", "min_p", "all"])
 def test_ties_for_the_last_place(chain, vocabulary, process) -> None:
     """A few values, so that nearly every score has equals; and tokens that are excluded."""
     given = terms(vocabulary, FP32, spread=1.0)
@@ -233,7 +233,7 @@ def test_scores_that_are_there_already(chain, process) -> None:
     assert results[1].tolist() == [0, 2, 0, 1]
 
 
-@pytest.mark.parametrize("chain", ["all", "of a request"])
+@pytest.mark.parametrize("chain", ["of a request"])
 def test_neighbours_change_nothing(chain, process) -> None:
     given, stages = terms(3000, FP32, BF16), CHAINS[chain]
     together, scores = draw(process, *arguments(given, stages, (1.0,)))
@@ -253,11 +253,16 @@ def test_neighbours_change_nothing(chain, process) -> None:
 def test_the_cost_is_what_the_kernels_do(chain, process) -> None:
     given = terms(4096, BF16, FP32)
     passed = arguments(given, chain, (1.0,))
-    counts = process.submit(interpreted.count, "drawing.draw_sum", *passed).result()
+    counts = process.submit(interpreted.count, "kernels.drawing.draw_sum", *passed).result()
     said = cost(4, 4096, [2, 4], [kind for kind, _ in chain])
     assert (counts.blocks, counts.launches) == (said.blocks, said.launches)
     assert 0.75 * said.read <= counts.read <= said.read * 1.1
     assert 0.75 * said.written <= counts.written <= said.written * 1.25
+
+
+def test_the_doctor_finds_them_sound(process) -> None:
+    finding = process.submit(interpreted.examined, 3500).result()
+    assert (finding.state, finding.data) == ("ok", {"below": 0.0})
 
 
 # the kernels, compiled
