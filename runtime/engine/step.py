@@ -52,8 +52,8 @@ class Prepared(NamedTuple):
         reads: what gives each term's scores, and what heads say of them.
         certain: the lanes that run in every step, or in this one, where rows draw components of a
             mixture; and ``forwards``, what runs them.
-        feeds: the lanes that read every drawn token, whose rows they are, and, for a lane of
-            another vocabulary, the first token that it reads for each.
+        feeds: the lanes that read every drawn token; whose rows they are, or None where those are
+            the slots; and, of another vocabulary, the first token that is read for each.
         needing: per operator with a state, the rows that need it.
     """
 
@@ -66,7 +66,7 @@ class Prepared(NamedTuple):
     texts: Callable[[], list[Tensor]]
     certain: Sequence[int]
     forwards: Sequence[Callable[[], bool]]
-    feeds: Sequence[tuple[Any, Tensor, Tensor | None]]
+    feeds: Sequence[tuple[Any, Tensor | None, Tensor | None]]
     needing: Mapping[Operator, Needing]
 
 
@@ -237,7 +237,7 @@ class Step:
         for address, stage in self._plan.reranks:
             commit(stage, address, tokens, context)
         for lane, owners, reads in prepared.feeds:
-            fed = tokens[owners]
+            fed = tokens if owners is None else tokens[owners]
             lane.feed(fed if reads is None else reads[fed])
         if prepared.tables:
             add_drawn(prepared.tables, tokens)
@@ -279,12 +279,13 @@ class Step:
                 own = self._reading(row_map, Read(row_map.term.term), batch)
                 search.append((row_map, own if row_map.live else Context.zeros))
         certain = self._running(batch, self._certain)
-        feeds = []
+        feeds, alike = [], {each.term.lane for each in batch.row_maps if each.is_identity}
         for lane in _fed(batch):
             if batch.owners[lane].numel():
+                owners = None if lane in alike else batch.owners[lane]
                 columns = batch.token_columns.get(lane)
                 reads_first = columns and columns.reads
-                feeds.append((lanes[lane], batch.owners[lane], reads_first))
+                feeds.append((lanes[lane], owners, reads_first))
         prepared = batch.prepared[self] = Prepared(
             batch.values[used], batch.steps[used],
             {table: rows[used] for table, rows in batch.tables.items()}, reads, rewarders, search,
