@@ -76,7 +76,7 @@ def add(joined: Joined, rows: ForwardRows, x: Tensor, out: Tensor) -> Tensor:
         ``out``.
     """
     lists, factors = rows.lists, joined.factors
-    if lists is not None and factors is not None:
+    if lists is not None and factors is not None and lists.numbers.device == x.device:
         hidden, into = x.reshape(-1, x.shape[-1]), out.view(-1, out.shape[-1])
         if takes(factors, hidden, into):
             add_on_gpu(factors, lists, hidden, into, lambda out: _add(joined, rows, hidden, out))
