@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import real_models
@@ -17,6 +20,7 @@ import real_models
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # these models are too small to share
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+gc.set_threshold(20_000, 20, 20)  # of the many objects of a forward, few are in cycles
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -29,6 +33,22 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     real_models.mark_real(items)
     items[:] = [item for item in items if not _only_side_by_side(item)]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """What is imported stays: no collection of garbage looks at it again.
+
+    The modules of the tests and of what they test are over a million objects, at which each
+    ``gc.collect`` of a library looks for a second.
+    """
+    if len(sys.modules) > _MODULES[-1] + 200:
+        gc.collect()
+        gc.freeze()
+        _MODULES.append(len(sys.modules))
+
+
+_MODULES = [0]  # as many as there were when they were last frozen
 
 
 def _only_side_by_side(item: pytest.Item) -> bool:
@@ -100,6 +120,7 @@ def compiled(zoo: Any) -> Callable[..., Any]:
     from checkpoints import LORA, MODELS
 
     import descant
+    from descant.runtime.binding import bind
 
     def make(
         formula: str, models: dict[str, Any] | None = None, draft: str = "", **more: Any
@@ -108,7 +129,8 @@ def compiled(zoo: Any) -> Callable[..., Any]:
         adapters = {name: zoo.adapter(name) for name in named & set(LORA)}
         bases = {spec["on"] for spec in adapters.values()} - set(models or ())
         folders = {name: zoo.path(name) for name in (named & set(MODELS)) | bases}
-        return descant.compile(formula, {**folders, **adapters, **(models or {})}, **more)
+        with patch.object(bind, "load_declared", partial(zoo.loaded, bind.load_declared)):
+            return descant.compile(formula, {**folders, **adapters, **(models or {})}, **more)
 
     return make
 

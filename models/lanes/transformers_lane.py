@@ -39,6 +39,7 @@ from ..heads.layer_heads import HeadColumns, LayerHeads
 from ..images.positions import has_axes
 from ..images.prompt import ImagePrompt
 from ..images.reading import seen
+from ..layers.fused_layers import FusedLayers
 from ..recordings import Recordings, Work
 from ..upload import Changes
 from . import prefill
@@ -65,6 +66,7 @@ class TransformersLane(CandidateLane):
         exact_length: where all texts have one length, a step sees just that many keys, without a
             mask; otherwise lengths are rounded, for few kernels and CUDA graphs. True on a CPU.
         live: which forwards attend by live lengths.
+        fused: whether those compute their layers in few launches.
         heads: whose outputs are behind the logits: ``width`` columns, with those.
     """
 
@@ -87,6 +89,7 @@ class TransformersLane(CandidateLane):
         self._rules += [RowScale(model)] if scaled_layers(model) else []
         self.exact_length = self.device.type == "cpu"
         self.live = LiveAttention(self.device, self.dtype)
+        self.fused = FusedLayers(model, self.device, self.adapters)
         self.reserve(0, 0)
 
     def record(self) -> None:
@@ -162,14 +165,6 @@ class TransformersLane(CandidateLane):
         out = self._step(tokens, positions, positions, self.rows.longest)
         self.rows.mark_cached()
         return self._in_buffer(out.logits[:, -1, : self.width])
-
-    def _in_buffer(self, logits: Tensor) -> Tensor:
-        """``(rows, V)`` logits of the first rows, where they stay; idle rows keep what they had."""
-        if not len(self.kept_logits):
-            shape = (self.rows.most, logits.shape[-1])
-            self.kept_logits = torch.zeros(shape, dtype=torch.float32, device=self.device)
-        self.kept_logits[: len(logits)] = logits
-        return self.kept_logits[: self.rows.width]
 
     @torch.no_grad()
     def logits_of_last(self, tokens: int) -> Tensor:
@@ -386,6 +381,7 @@ class TransformersLane(CandidateLane):
                 if lengths is None:
                     lengths = places.amax(dim=1) + 1
                 rules.enter_context(rule.during(places, lengths))
+            rules.enter_context(self.fused.during(window))
             read = None if backbone else rules.enter_context(self.heads.reading())
             out = run_rows(network, self.blocks.cache, window, tokens, positions, **options)
             if read is not None:

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from descant.models.kernels import gpu as kernels
 from rehearsal import Rehearsal, Step
 from rehearsal.formulas import FORMULAS, SEARCHES, WHERE, models
 
-LAYER = 42  # launches of a layer of Llama
+LAYER, PLAIN_LAYER = 10, 41  # launches of a layer of Llama, and by transformers' code
 
 
 @cache
@@ -51,14 +52,19 @@ def test_the_next_step_is_under_way_before_the_last_is_collected(formula) -> Non
     assert stalls == ([1] * 4 if "align" in formula else [0] * 4)  # the host feeds that the rest
 
 
-def test_launches_of_a_layer() -> None:
+@pytest.mark.parametrize("disabled", ["", "layers"])
+def test_launches_of_a_layer(disabled, monkeypatch) -> None:
+    monkeypatch.setattr(kernels, "_disabled", lambda: frozenset({disabled}))
+    said = "in transformers' code, for DESCANT_DISABLE_KERNELS names layers"
+
     def launches(layers: int) -> int:
         with Rehearsal() as gpu:
             model = gpu.language_model("tiny", layers=layers)
             decoder = gpu.compile("m", {"m": model}, capture=False)
+            assert f"layers      m: {said if disabled else 'in few launches'}" in str(decoder.plan)
             return len(gpu.steps(decoder, [40, 60], 1, room=256)[0].launches)
 
-    assert launches(4) - launches(2) <= 2 * LAYER
+    assert launches(4) - launches(2) == 2 * (PLAIN_LAYER if disabled else LAYER)
 
 
 def test_a_run_of_512_tokens_has_one_recording_and_the_next_has_none() -> None:
@@ -77,11 +83,24 @@ def test_launches_of_our_own_say_how_many_blocks_they_have(formula) -> None:
             assert launch.blocks, launch
 
 
-def test_a_draw_is_two_launches() -> None:
-    for step in rehearsed(FORMULAS["sum"]):
-        names = Counter(launch.name for launch in step.launches)
-        assert names["descant::draw"] == 2
+FROM_LOGITS = {  # launches from the logits to what the host gets
+    "one model": ("m", 2),
+    "adapters": ("m + 0.5*a + 0.5*b", 2),
+    "three models": ("m + 0.5*x - 0.5*y", 2),
+    "stages": ("m + 0.5*x | top_k(40) | top_p(0.9) | temperature(0.7)", 4),
+    "scores": ("mix(0.5: m, 0.5: x) | min_p(0.1)", 4),
+}
+
+
+@pytest.mark.parametrize(("formula", "launches"), FROM_LOGITS.values(), ids=FROM_LOGITS)
+def test_a_draw_is_few_launches(formula, launches) -> None:
+    for step in rehearsed(formula):
+        own = [launch for launch in step.launches if launch.name == "descant::draw_sum"]
+        assert len(own) == launches and all(launch.blocks for launch in own)
         assert not [launch for launch in step.launches if "noise" in launch.place]
+        if "mix" not in formula:
+            runtime = [launch for launch in step.launches if ".runtime." in launch.place]
+            assert len(runtime) <= len(own) + 6  # it feeds the lanes, and keeps the results
 
 
 @pytest.mark.parametrize("formula", named({"adapters": "m + 0.5*a + 0.5*b", "sum": "m + 0.5*x"}))

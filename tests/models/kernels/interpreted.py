@@ -30,10 +30,11 @@ def prepare() -> None:
 
 
 def launcher(operation: str) -> Callable[..., Any]:
-    """What launches the kernels of an operation of ours."""
-    launch: Callable[..., Any] = importlib.import_module(
-        f"descant.models.kernels.{operation}"
-    ).launch
+    """What launches the kernels of an operation of ours: ``draw``, ``layers.norms:launch_sum``."""
+    module, _, function = operation.partition(":")
+    folder = "" if "." in module else "kernels."
+    found = importlib.import_module(f"descant.models.{folder}{module}")
+    launch: Callable[..., Any] = getattr(found, function or "launch")
     return launch
 
 
@@ -41,13 +42,14 @@ def launch(operation: str, *arguments: Any) -> Any:
     """The kernels' result, from CPU tensors.
 
     The interpreter multiplies the bits of bfloat16 numbers, and its manual says to cast them first:
-    products of float32 are what a tensor core makes of them.
+    products of float32 are what a tensor core makes of them. It also cuts numbers to bfloat16 off,
+    where a GPU rounds them.
     """
     import triton.language as tl
-    from triton.runtime.interpreter import interpreter_builder
+    from triton.runtime.interpreter import TensorHandle, interpreter_builder
 
     builder: Any = interpreter_builder
-    dot = builder.create_dot
+    dot, cast = builder.create_dot, builder.cast_impl
 
     def dot_of_float32(*operands: Any) -> Any:
         factors = [
@@ -56,11 +58,28 @@ def launch(operation: str, *arguments: Any) -> Any:
         ]
         return dot(*factors, *operands[2:])
 
-    builder.create_dot = dot_of_float32
+    def rounding(source: Any, kind: Any) -> Any:
+        if (source.dtype.scalar, kind.scalar) != (tl.float32, tl.bfloat16):
+            return cast(source, kind)
+        numbers = torch.tensor(source.data).bfloat16()
+        return TensorHandle(numbers.view(torch.uint16).numpy(), kind.scalar)
+
+    builder.create_dot, builder.cast_impl = dot_of_float32, rounding
     try:
         return launcher(operation)(*arguments)
     finally:
-        del builder.create_dot
+        del builder.create_dot, builder.cast_impl
+
+
+def launch_into(operation: str, *arguments: Any) -> tuple[Any, tuple[Any, ...]]:
+    """The same, and the arguments, which kernels may write to."""
+    return launch(operation, *arguments), arguments
+
+
+def launch_in_place(operation: str, out: Tensor, *arguments: Any) -> Tensor:
+    """The kernels' result, where they write it into their first argument."""
+    launch(operation, out, *arguments)
+    return out
 
 
 def count(operation: str, *arguments: Any) -> Counts:
@@ -106,6 +125,48 @@ def count(operation: str, *arguments: Any) -> Counts:
     written.end_block()
     blocks = sum(map(len, grids))
     return Counts(blocks, len(grids), read.total, written.total)
+
+
+def tokens(formula: str, prompts: list[str], **settings: Any) -> list[list[int]]:
+    """What demo models generate, where every token that can be is drawn by the kernels for sums."""
+    from unittest.mock import patch
+
+    import descant
+    from descant.demo import models
+    from descant.models.kernels.drawing.draw_sum import launch
+    from descant.models.kernels.first_use import FirstUse
+    from descant.runtime.engine import sampler
+
+    calls: list[int] = []
+
+    def counted(*arguments: Any) -> Any:
+        calls.append(len(arguments[0]))
+        return launch(*map(list, arguments[:9]), *arguments[9:])
+
+    decoder = descant.compile(formula, models())
+    with (
+        patch.object(sampler, "_takes_sums", lambda device: True),
+        patch.object(sampler, "draw_sum", counted),
+        patch.object(FirstUse, "run", lambda self, device, kernel, *others: kernel()),
+    ):
+        drawn = [each.token_ids for each in decoder.generate(prompts, **settings)]
+    assert calls
+    return drawn
+
+
+def examined(vocabulary: int) -> Any:
+    """What the doctor finds of draws from a sum."""
+    from unittest.mock import patch
+
+    from descant.doctor import kernels
+    from descant.models.kernels import gpu
+    from descant.models.kernels.drawing import draw_sum
+
+    with (
+        patch.object(draw_sum, "draw_sum", draw_sum.launch),
+        patch.object(gpu, "why_no_triton", lambda capability: None),
+    ):
+        return next(kernels.summed_draws(vocabulary, "cpu"))
 
 
 def noise(keys: Tensor, steps: Tensor, vocabulary: int) -> tuple[Tensor, Tensor]:
