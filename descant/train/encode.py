@@ -86,7 +86,7 @@ class Encoder:
             except ModelError as error:
                 raise TrainFileError(f"{example.where}: {error}") from None
             if row is not None:
-                rows.append(row | {INDEX: [number]} if self.indexed else row)
+                rows.append({**row, INDEX: [number]} if self.indexed else row)
         counts.used += len(rows)
         return rows
 

@@ -207,7 +207,8 @@ def _trainer(
 ) -> Trainer:  # fmt: skip
     pad = description.tokenizer.pad_token_id or 0
     own: dict[str, Any] = {"beta": recipe.beta, "mean": recipe.length_normalization}
-    kind, collator = TRAINERS.get(recipe.method, CheckpointTrainer), Collator(pad)
+    kind: Any = TRAINERS.get(recipe.method, CheckpointTrainer)
+    collator = Collator(pad)
     if kind is CheckpointTrainer:
         own = {}
     if teacher is not None and recipe.loss == "kl":

@@ -35,7 +35,7 @@ def distributions(
     pairs = list(zip(requests, completions, strict=True))
     for request, ids in pairs:
         check_completion(engine.bound, request, ids, read=len(ids) - 1)
-    found = dict(_Distributions(engine).run(pairs, len(pairs)))
+    found: dict[int, Any] = dict(_Distributions(engine).run(pairs, len(pairs)))
     return [found[index] for index in range(len(pairs))]
 
 

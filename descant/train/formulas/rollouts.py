@@ -47,7 +47,9 @@ class Rollouts:
             raise ArgumentError(f"{', '.join(own)}: the trainer decides it, or TRL needs it so")
         self.formula, self.policy, self.settings = formula, policy, settings
         self._models, self._params, self._seed = {**(models or {})}, params, seed
-        self._calls, self._decoder, self._trained = 0, None, None
+        self._calls = 0
+        self._decoder: Any = None
+        self._trained: Any = None
 
     def __call__(self, prompts: Sequence[Any], trainer: Any) -> dict[str, Any]:
         """One completion for each prompt, texts or messages; a prompt comes as often as it is in.

@@ -73,7 +73,7 @@ class Teacher:
         with tqdm(total=len(rest), desc="answers", disable=quiet, leave=False) as bar:
             for first in range(0, len(rest), AT_ONCE):
                 numbers = rest[first : first + AT_ONCE]
-                prompts = [examples[number].prompt for number in numbers]
+                prompts: list[Any] = [examples[number].prompt for number in numbers]
                 seeds = [seed + number for number in numbers]  # one noise would draw alike
                 answers = self.decoder.generate(prompts, seed=seeds, **settings)
                 if len(answers) != len(numbers):
