@@ -231,7 +231,7 @@ PLAIN = {
     "descant/serve/protocol/schema/score.py": 3,
     "descant/serve/worker/jobs.py": 1,
     "descant/train/states/recipe.py": 5,
-    "descant/train/trainfile.py": 8,
+    "descant/train/trainfile.py": 9,
     "formula/printer.py": 1,
     "formula/scalar.py": 1,
     "models/adapters/lora.py": 2,

@@ -47,7 +47,7 @@ class PlanArguments(NamedTuple):
         plan = plan_of(self.formula, specs, self.params, *self.texts)
         needed = specs if self.run else with_bases(plan.declared, specs)
         shared = devices is not None and self.run is not None and self.run.parallel is not None
-        ranks = TermParallel.planned(devices.count) if devices and shared else None
+        ranks = TermParallel.planned(devices.total) if devices and shared else None
         return bind(plan, needed, *self._where(), skeleton=True, term_parallel=ranks)
 
     def report(self, target: Target | None = None) -> Report:

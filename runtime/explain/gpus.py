@@ -57,7 +57,7 @@ class Devices(NamedTuple):
     gpu: Gpu
 
     @property
-    def count(self) -> int:
+    def total(self) -> int:
         """How many there are, over all nodes."""
         return self.nodes * self.per_node
 

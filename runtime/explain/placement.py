@@ -90,7 +90,7 @@ class Placement:
     @property
     def exchange_seconds(self) -> float:
         """The time of a step's all-reduces."""
-        count = self.devices.count
+        count = self.devices.total
         moved = 2 * (count - 1) / count * self.exchanged
         return moved / self.devices.slowest_link + self.exchanges * LATENCY
 
@@ -112,7 +112,7 @@ class Placement:
     def _cure(self, fullest: Load) -> str:
         if fullest.weights < 0.95 * self.room:
             return "ask for fewer requests at once, or shorter ones (--batch-size, --context)"
-        if self.devices.count == 1:
+        if self.devices.total == 1:
             return "give more GPUs (--devices), or quantise the model"
         if self.in_turn:
             return "say parallel: terms in the run file, or device_map: auto with the model"
@@ -132,7 +132,7 @@ class Placement:
         if self.exchanges:
             exchange = f", {1e3 * self.exchange_seconds:.3g} of them in all-reduces"
         lines.append(f"step        at least {1e3 * self.seconds:.3g} ms{exchange}")
-        if idle := self.devices.count - len(self.loads):
+        if idle := self.devices.total - len(self.loads):
             lines.append(f"            {idle} of the GPUs hold nothing")
         return lines
 
@@ -181,13 +181,13 @@ def _by_rank(bound: Bound, devices: Devices) -> Mapping[int, list[Part]]:
     """What each process holds: lanes of its own, its part of those that are split, and copies."""
     ranks, split = bound.term_parallel, _split_lanes(bound)
     assert ranks is not None
-    where: dict[int, list[Part]] = {gpu: [] for gpu in range(devices.count)}
+    where: dict[int, list[Part]] = {gpu: [] for gpu in range(devices.total)}
     for number, owner in enumerate(ranks.owners):
         footprint = bound.lanes[number].footprint()
         if number in split:
-            footprint = _slice(bound.lanes[number].model, footprint, devices.count)
+            footprint = _slice(bound.lanes[number].model, footprint, devices.total)
         for gpu in where if owner is None else (owner,):
-            where[gpu].append(Part(number, 1 / devices.count if number in split else 1, footprint))
+            where[gpu].append(Part(number, 1 / devices.total if number in split else 1, footprint))
     return {gpu: parts for gpu, parts in where.items() if parts}
 
 

@@ -76,7 +76,7 @@ def add(joined: Joined, rows: ForwardRows, x: Tensor, out: Tensor) -> Tensor:
         ``out``.
     """
     lists, factors = rows.lists, joined.factors
-    if lists is not None and factors is not None:
+    if lists is not None and factors is not None and lists.numbers.device == x.device:
         hidden, into = x.reshape(-1, x.shape[-1]), out.view(-1, out.shape[-1])
         if takes(factors, hidden, into):
             add_on_gpu(factors, lists, hidden, into, lambda out: _add(joined, rows, hidden, out))
@@ -121,26 +121,26 @@ def _add_shares(
     parts: Stacked, rows: ForwardRows, shares: Sequence[Share], x: Tensor, out: Tensor
 ) -> None:
     """Each adapter, to the rows that have it."""
-    assert parts.a is not None and parts.b is not None and rows.numbers is not None
+    assert parts.a is not None and rows.numbers is not None
+    # A product with a vector is computed by another, faster way than with a matrix
+    by_vectors = x.shape[1] == 1 and _is_exact(parts.a, x, out)
     for column, mine, number in shares:
         if column not in parts.ranges:
             continue
-        first, end = parts.ranges[column]
-        a, b = parts.a[first:end], parts.b[first:end]
-        hidden, into = x[mine].to(a), out[mine]
-        if number is not None and hidden.shape[:2] == (1, 1) and _is_exact(a, into):
-            # A product with a vector is computed by another, faster way than with a matrix
-            into[0, 0].addmv_(b.t(), a.mv(hidden[0, 0]), alpha=number)
+        a, b, turned = parts.factors[column]
+        if by_vectors and number is not None and mine.stop - mine.start == 1:
+            out[mine.start, 0].addmv_(turned, a.mv(x[mine.start, 0]), alpha=number)
             continue
-        low = torch.nn.functional.linear(hidden, a)
+        low = torch.nn.functional.linear(x[mine].to(a), a)
         if number is None:
             low.mul_(rows.numbers[mine, column, None, None].to(low.device))
-        _add_product(into, low, b, 1.0 if number is None else number)
+        _add_product(out[mine], low, b, 1.0 if number is None else number)
 
 
-def _is_exact(a: Tensor, out: Tensor) -> bool:
+def _is_exact(a: Tensor, x: Tensor, out: Tensor) -> bool:
     """Whether products with vectors are summed in the type of their numbers without loss."""
-    return a.dtype == out.dtype and a.dtype in (torch.float32, torch.float64) and not a.is_cuda
+    exact = a.dtype in (torch.float32, torch.float64) and not a.is_cuda
+    return exact and a.dtype == out.dtype == x.dtype
 
 
 def _add_product(out: Tensor, low: Tensor, b: Tensor, number: float) -> None:

@@ -55,6 +55,17 @@ class Stacked:
         pairs = ((column, range(*ends)) for column, ends in self.ranges.items())
         return tuple(column for column, mine in pairs for _ in mine)
 
+    @cached_property
+    def factors(self) -> Mapping[int, tuple[Tensor, Tensor, Tensor]]:
+        """A, B and ``(out, rank)`` of B, of each adapter by its column in the rows' numbers."""
+        a, b = self.a, self.b
+        if a is None or b is None:
+            return {}
+        return {
+            column: (a[first:end], b[first:end], b[first:end].t())
+            for column, (first, end) in self.ranges.items()
+        }
+
     @property
     def parts(self) -> list[Tensor]:
         """The tensors that there are, at least one."""
