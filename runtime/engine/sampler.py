@@ -33,9 +33,8 @@ Source: TypeAlias = tuple[str, object]  # what can give NaN: a term, a search's 
 
 
 class SampledRows(Protocol):
-    """What the sampler reads of a batch; ``count`` rows of it are not idle."""
+    """What the sampler reads of a batch."""
 
-    count: int
     samples: bool
     keys: Tensor
     steps: Tensor
@@ -44,6 +43,12 @@ class SampledRows(Protocol):
     @property
     def width(self) -> int:
         """How many rows, with idle ones."""
+
+
+class SlotRows(SampledRows, Protocol):
+    """The same of a batch whose first rows, so many, are not idle."""
+
+    count: int
 
 
 class Drawable(Protocol):
@@ -121,7 +126,7 @@ def _takes_sums(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
-def _drawn_sum(undrawn: Undrawn, step: Drawable, batch: SampledRows, context: Context) -> Drawn:
+def _drawn_sum(undrawn: Undrawn, step: Drawable, batch: SlotRows, context: Context) -> Drawn:
     """What a step has drawn, by the kernels for sums and stages."""
     width, kinds, numbers = batch.width, undrawn.kinds, undrawn.numbers(context)
     settings = batch.temperatures[:width], batch.keys[:width], context.steps

@@ -9,6 +9,7 @@ from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 
 from descant.models.kernels.draw import draw
+from descant.models.kernels.drawing.draw_sum import draw_sum
 from descant.models.kernels.live_attention import live_attention
 from rehearsal.account import Step
 from rehearsal.device import Device
@@ -76,4 +77,21 @@ def test_a_draw_reads_its_scores_once(rows) -> None:
             draw(scores, warm, keys, steps)
     [least] = torchs.launches
     assert least.bytes <= sum(launch.bytes for launch in own.launches) <= 1.02 * least.bytes
+    assert len(own.launches) == 2 and all(launch.blocks for launch in own.launches)
+
+
+@pytest.mark.parametrize("rows", [1, 64])
+def test_a_draw_from_a_sum_reads_each_term_once(rows) -> None:
+    """In its own type, and writes next to nothing."""
+    with Device(declared_costs()) as device:
+        logits = [on_gpu(rows, 128256) for _ in range(3)]
+        of = [on_gpu(rows, dtype=torch.long) for _ in logits]
+        weights = [on_gpu(rows, 1, dtype=torch.float32) for _ in logits]
+        present = [on_gpu(rows, dtype=torch.bool) for _ in logits]
+        warm, steps = on_gpu(rows, dtype=torch.float32), on_gpu(rows, dtype=torch.long)
+        keys = on_gpu(rows, 2, dtype=torch.int32)
+        with device.into(Step()) as own:
+            draw_sum(logits, of, weights, present, [], [], [], [], [], warm, keys, steps)
+    least = 3 * rows * 128256 * 2
+    assert least <= sum(launch.bytes for launch in own.launches) <= 1.02 * least
     assert len(own.launches) == 2 and all(launch.blocks for launch in own.launches)
