@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from ..checkpoint.reward_head import Head
-from .prefill import PrefillLane
+from .ragged import RaggedLane
 
 
-class CandidateLane(PrefillLane):
+class CandidateLane(RaggedLane):
     """What a lane over a causal reward model says of candidates."""
 
     @torch.no_grad()

@@ -123,6 +123,9 @@ class TransformersLane(CandidateLane):
             logits = self.rows.next_logits
             self._logits = self._in_buffer(logits) if self.rows.bucketed else logits
             return False
+        if (logits := self._read_unread()) is not None:
+            self._logits = logits
+            return True
         self._catch_up()
         if self.recordings is None or not self.rows.bucketed:
             self._logits = self._read_pending()
@@ -250,6 +253,7 @@ class TransformersLane(CandidateLane):
             stale = [row for row, (n, end) in pairs if self.rows.crosses(n, end + ahead)]
             for row in stale:
                 self.rows.shorten(row, 0)  # and read again: every layer's keys are others
+        self._catch_up_ragged(more + self.rows.pending)
         while (backlog := self.rows.backlog - more) > 0:
             tokens, positions = self.rows.unread(min(backlog, prefill.CHUNK))
             end = self.rows.longest
