@@ -55,8 +55,8 @@ class Window:
             states change; None where all do.
         copies: of each row, if any: they read one token each, side by side, and leave the row's
             states as they are. Its queries are its copies.
-        segments: of a ragged forward, whose rows read unlike numbers of tokens: to all but attention
-            each token is a row of its own, ``(tokens, 1)``, whose text's row is in ``index``.
+        segments: of a ragged forward, whose rows read unlike numbers of tokens: to all but
+            attention each token is a row, ``(tokens, 1)``, and ``index`` says of which text.
         images: whether a prompt with images is read, whose tokens may see others behind them.
         survey: notes what the model asks of attention, where someone wants to know.
     """

@@ -157,7 +157,8 @@ class PrefillLane(BlockLane):
         prompts = [prompt for group in groups for prompt in group.prompts]
         unread = sum(len(prompt.ids) - prompt.cached for prompt in prompts)
         before = sum(map(int.__sub__, *reversed(self.rows.counts())))
-        if unread + before > min(MIXED, CHUNK) or any(prompt.combination.images for prompt in prompts):
+        images = any(prompt.combination.images for prompt in prompts)
+        if unread + before > min(MIXED, CHUNK) or images:
             return False
         for prompt in prompts:
             prompt.read = prompt.cached

@@ -7,7 +7,7 @@ have none. It is for a CPU, whose rows lie side by side; elsewhere recordings ne
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from itertools import chain, groupby
@@ -30,18 +30,19 @@ class RaggedRow(NamedTuple):
     Attributes:
         row: its number.
         start, end: positions of its text that it reads.
-        branches: tokens that follow the text, each as if it were alone.
+        after: of each candidate to follow the text, as if it were alone: how many tokens of the
+            text it does not see.
     """
 
     row: int
     start: int
     end: int
-    branches: int = 0
+    after: Sequence[int] = ()
 
     @property
     def tokens(self) -> int:
         """All of them."""
-        return self.end - self.start + self.branches
+        return self.end - self.start + len(self.after)
 
 
 class RaggedLane(PrefillLane):
@@ -50,6 +51,11 @@ class RaggedLane(PrefillLane):
     _survey: tuple[int, Survey]
     _rules: Sequence[Any]  # of what changes with the length of a text
     heads: LayerHeads
+
+    @property
+    def shares_rewards(self) -> bool:
+        """Whether one forward may score candidates of some rows, as many of each as there are."""
+        return self.is_ragged and not self.is_paged
 
     @property
     def is_ragged(self) -> bool:
@@ -63,13 +69,13 @@ class RaggedLane(PrefillLane):
         return known and self.device.type == "cpu" and not self._rules
 
     def _read_ragged(
-        self, reads: Sequence[RaggedRow], branches: Tensor | None = None, **options: Any
+        self, reads: Sequence[RaggedRow], candidates: Tensor | None = None, **options: Any
     ) -> Any:
         """One forward of some rows, in the order of their numbers.
 
         Args:
             reads: what each reads.
-            branches: all of the rows' branches, row after row.
+            candidates: those of all rows, row after row.
             options: of the forward.
         """
         rows = self.rows
@@ -77,10 +83,11 @@ class RaggedLane(PrefillLane):
             rows.flush()
         owners, positions, cache_positions = _queries(reads)
         index, at = torch.tensor(owners), torch.tensor(positions)
-        where = at if branches is None else torch.tensor(cache_positions)
         tokens = rows.texts[rows.places[index], at.clamp(max=rows.capacity - 1)]
-        if branches is not None:
-            tokens[where >= rows.ends[index]] = branches
+        where = at
+        if candidates is not None:
+            where = torch.tensor(cache_positions)
+            tokens[where >= rows.ends[index]] = candidates
         segments = _segments(reads, rows.capacity)
         window = Window(
             where[:, None], max(each.limit for each in segments),
@@ -113,8 +120,7 @@ class RaggedLane(PrefillLane):
         """Read what texts have unread, but for so many tokens at the end of each."""
         while self.is_ragged and (reads := self._unread_parts(left)):
             self._read_ragged(reads, backbone=True)
-            for size, same in groupby(sorted(reads, key=_size), _size):
-                self._mark_read(size, [each.row for each in same])
+            self._mark_read({each.row: each.end for each in reads})
 
     def _unread_parts(self, left: int) -> list[RaggedRow]:
         """What rows read next, of all that they have unread but for so many tokens."""
@@ -126,11 +132,15 @@ class RaggedLane(PrefillLane):
                 room -= until - length
         return reads
 
-    def _mark_read(self, tokens: int, rows: Sequence[int]) -> None:
-        """So many tokens more of these rows are in the cache."""
-        mask = torch.zeros(self.rows.width, dtype=torch.bool)
-        mask[list(rows)] = True
-        self.rows.mark_read(tokens, rows, mask)
+    def _mark_read(self, ends: Mapping[int, int]) -> None:
+        """The texts of these rows are in the cache up to here, if they were not before."""
+        lengths = self.rows.counts()[0]
+        more = {row: end - lengths[row] for row, end in ends.items() if end > lengths[row]}
+        for tokens in {*more.values()}:
+            rows = [row for row, own in more.items() if own == tokens]
+            mask = torch.zeros(self.rows.width, dtype=torch.bool)
+            mask[rows] = True
+            self.rows.mark_read(tokens, rows, mask)
 
     def _keep_read(self, reads: Sequence[RaggedRow]) -> None:
         """Let others share prompts that have been read to their ends."""
@@ -146,17 +156,13 @@ class RaggedLane(PrefillLane):
         self._unkept = [each for each in self._unkept if id(each[0]) in held]
 
 
-def _size(read: RaggedRow) -> int:
-    return read.tokens
-
-
 def _queries(reads: Sequence[RaggedRow]) -> tuple[list[int], list[int], list[int]]:
     """Of all tokens: their rows, their positions in the text, and in the cache."""
     owners, positions, places = list[int](), list[int](), list[int]()
-    for row, start, end, branches in reads:
-        owners += [row] * (end - start + branches)
-        positions += chain(range(start, end), [end] * branches)
-        places += range(start, end + branches)
+    for row, start, end, after in reads:
+        owners += [row] * (end - start + len(after))
+        positions += chain(range(start, end), (max(0, end - back) for back in after))
+        places += range(start, end + len(after))
     return owners, positions, places
 
 
@@ -166,7 +172,7 @@ def _segments(reads: Sequence[RaggedRow], capacity: int) -> list[Segment]:
     pairs = enumerate(reads)
     for (_, size), same in groupby(pairs, lambda pair: (pair[1].row - pair[0], pair[1].tokens)):
         own = [read for _, read in same]
-        lengths = [read.end + read.branches for read in own]
+        lengths = [read.end + len(read.after) for read in own]
         for part, limit in runs_of_lengths(lengths, lambda longest: rounded(longest, capacity)):
             rows = slice(own[0].row + part.start, own[0].row + part.stop)
             after = first + size * (part.stop - part.start)

@@ -23,6 +23,7 @@ from ...formula.words.operators import Operator
 from ...formula.words.stages import Reject
 from ..batch.batch import Batch
 from ..batch.changes import upload_changes
+from ..batch.needs import fed_lanes
 from ..batch.row_map import RowMap, reads_of
 from ..batch.texts import masks_of, starts_of, states_of, texts_of, thoughts_of
 from ..binding.bound import Bound, stages_by_owner
@@ -33,6 +34,7 @@ from ..scores.context import Columns, Context, Needing, Reading, Rewarder
 from ..scores.logprobs import Logits, TokenColumns, entropy, log_softmax
 from ..scores.operators import scorer, stage_numbers
 from ..scores.stages import chains, commit, moves_winner
+from ..scores.together import Scoring, finished
 from ..scores.token_tables import TokenTable, add_drawn
 from .candidate_rewards import CandidateRewards
 from .component_sampler import ComponentSampler
@@ -152,6 +154,10 @@ class Step:
         """
         if not forwarded:
             self.forward(batch)
+        return finished([self._scoring(batch, context)])[0]
+
+    def _scoring(self, batch: Batch, context: Context) -> Scoring:
+        """The same once ``forward`` has run; it stops as ``chains`` does."""
         prepared: Prepared = batch.prepared[self]
         outputs = [self.bound.lanes[number].logits() for number in prepared.certain]
         if self.bound.term_parallel is not None:
@@ -162,10 +168,13 @@ class Step:
             context.logits[lane] = Logits(logits.to(batch.device), context.width, columns, own)
         if batch.by_component:
             self._components.tell(batch, context)
-        return self.combined(context)
+        return (yield from self._combining(context))
 
     def combined(self, context: Context) -> Tensor:
         """``(slots, V)`` the formula and its stages, over logits that are there or come."""
+        return finished([self._combining(context)])[0]
+
+    def _combining(self, context: Context) -> Scoring:
         for node, reading in self._stateful:  # whether or not a row takes their side of a where
             if any(context.needing[node].rows):
                 reading(context)
@@ -178,7 +187,7 @@ class Step:
             context.unsure.append(surprise[:, 0].long())
         if self._stage_numbers is not None:
             context.numbers = self._stage_numbers(context)
-        return chains(head, context, self.stages, OF_REQUEST)
+        return (yield from chains(head, context, self.stages, OF_REQUEST))
 
     def read_scores(
         self,
@@ -259,7 +268,7 @@ class Step:
                 search.append((row_map, own if row_map.live else Context.zeros))
         certain = self._running(batch, self._certain)
         feeds = []
-        for lane in _fed(batch):
+        for lane in fed_lanes(batch.bound):
             if batch.owners[lane].numel():
                 columns = batch.token_columns.get(lane)
                 reads_first = columns and columns.reads
@@ -375,22 +384,15 @@ def draw_together(parts: Sequence[tuple[Step, Batch]], forwarded: bool = False) 
     All scores are computed before any token is drawn, so that a lane which plans share runs once
     for all of their rows.
     """
-    contexts, scores, batches, results = [], [], [], []
+    contexts, batches, results = [], [], []
     for step, batch in parts:
         contexts.append(step.context(batch))
         batches.append(batch)
         if not forwarded:
             step.forward(batch)
-    for (step, batch), context in zip(parts, contexts, strict=True):
-        scores.append(step.scores(batch, context, forwarded=True))
+    pairs = zip(parts, contexts, strict=True)
+    scores = finished([step._scoring(batch, context) for (step, batch), context in pairs])
     drawn = draw(batches, scores)
     for (step, batch), context, masked, own in zip(parts, contexts, scores, drawn, strict=True):
         results.append(step.drawn(batch, context, masked, own))
     return results
-
-
-def _fed(batch: Batch) -> set[int]:
-    """The lanes that read every token that is drawn; a reranking stage feeds its own."""
-    address, _ = batch.bound.plan.search or (None, None)
-    terms = batch.bound.all_terms
-    return {term.lane for term in terms if term.language or term.address == address}
