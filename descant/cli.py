@@ -112,12 +112,18 @@ def explain(
     render_first: Annotated[
         bool, option("The same of the run file's first prompt.", "", "--render-first")
     ] = False,
+    devices: Annotated[
+        Word, option("What goes where on GPUs that are not here: 8xH200.", metavar="[NODESx]NxGPU")
+    ] = None,
+    batch_size: Annotated[int, option("Requests at once, with --devices.", "1", min=1)] = 1,
+    context: Annotated[int, option("Tokens of each, with --devices.", "512", min=1)] = 512,
 ) -> None:
     """The plan: terms, forwards, bytes per token, and the floor that they set. Reads no weights."""
-    from .show.explain import ExplainRequest, explained, rendering
+    from .show.explain import ExplainRequest, explained, rendering, target
 
     _check_chat(chat and render is None, "--render")
-    request = ExplainRequest(formula, model or [], param or [], set_ or [], name)
+    on = None if devices is None else target(devices, batch_size, context)
+    request = ExplainRequest(formula, model or [], param or [], set_ or [], name, on)
     if render is not None or render_first:
         from .show.token_boundaries import show
 

@@ -14,6 +14,7 @@ ENABLES = {
     "constrain": "json, regex, grammar and choice: answers that fit",
     "images": "images in prompts",
     "serve": "descant serve: an OpenAI-compatible server",
+    "otel": "traces of the server's requests for OpenTelemetry",
     "eval": "descant eval: lm-evaluation-harness; judges behind an API, scores of coherence",
     "dev": "the tests, ruff and mypy",
 }
@@ -22,6 +23,7 @@ PACKAGES = {  # modules by the extra that installs them
     "train": ("peft",),
     "constrain": ("llguidance",),
     "serve": ("fastapi", "prometheus_client", "uvicorn"),
+    "otel": ("opentelemetry.sdk",),
     "eval": ("lm_eval", "openai", "sentence_transformers"),
 }
 
@@ -31,7 +33,7 @@ class MissingExtra(DescantError, ImportError, ValueError):
 
     def __init__(self, purpose: str, *packages: str) -> None:
         extra = next(extra for extra, modules in PACKAGES.items() if packages[0] in modules)
-        names = " and ".join(name.replace("_", "-") for name in packages)
+        names = " and ".join(name.replace("_", "-").replace(".", "-") for name in packages)
         super().__init__(f'{purpose} needs {names}: pip install "descant[{extra}]"')
 
 
@@ -43,5 +45,8 @@ def require(purpose: str, *packages: str) -> None:
 
 
 def installed(package: str) -> bool:
-    """Whether a top-level module can be imported; does not import it."""
-    return find_spec(package) is not None
+    """Whether a module can be imported; does not import it, but for the packages that it is in."""
+    try:
+        return find_spec(package) is not None
+    except ModuleNotFoundError:  # of the package that it is in
+        return False

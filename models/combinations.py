@@ -30,6 +30,7 @@ class Combination:
         shared: tokens at the beginning of a text whose keys are those of ``key``; None for all.
         take: gives it a slot.
         images: the prompt of images that its row's text begins with; None for text alone.
+        weights: pairs of a column of the table and its number; all others are 0.
 
     Attributes:
         slot: its row in the table, from when it is first asked for; 0 for the bare weights.
@@ -42,9 +43,10 @@ class Combination:
         shared: int | None = None,
         take: Callable[[Combination], int] = lambda combination: 0,
         images: ImagePrompt | None = None,
+        weights: Sequence[tuple[int, float]] = (),
     ) -> None:
         self.key, self.parts, self.shared, self._take = key, parts, shared, take
-        self.images = images
+        self.images, self.weights = images, tuple(weights)
 
     @cached_property
     def slot(self) -> int:
@@ -60,14 +62,18 @@ class Chosen(NamedTuple):
     Attributes:
         slots: ``(rows,)`` int64.
         parts: what any of them has, as in ``Combination``.
+        known: the combinations, where this forward is of these alone; None where it is recorded,
+            and replayed for others.
     """
 
     slots: Tensor
     parts: int
+    known: Sequence[Combination] | None = None
 
     def repeated(self, copies: int) -> Chosen:
         """The same of so many copies of each row, side by side."""
-        return Chosen(self.slots.repeat_interleave(copies), self.parts)
+        known = self.known and [each for each in self.known for _ in range(copies)]
+        return Chosen(self.slots.repeat_interleave(copies), self.parts, known)
 
 
 def parts_of(combinations: Sequence[Combination]) -> int:
@@ -83,7 +89,7 @@ def chosen(combinations: Sequence[Combination], device: torch.device) -> Chosen 
     if not (parts := parts_of(combinations)):
         return None
     slots = torch.tensor([combination.slot for combination in combinations], device=device)
-    return Chosen(slots, parts)
+    return Chosen(slots, parts, combinations)
 
 
 class CombinationTable:

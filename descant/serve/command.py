@@ -89,6 +89,10 @@ def serve(
     reasoning_parser: Annotated[
         str | None, typer.Option(help="The marks of thought, by the name of vLLM's parser.")
     ] = None,
+    otlp_traces_endpoint: Annotated[
+        str | None,
+        typer.Option(help="A collector of OpenTelemetry traces.", metavar="URL"),
+    ] = None,
     ssl_keyfile: _CertificateFile = None,
     ssl_certfile: _CertificateFile = None,
     log_level: Annotated[LogLevel, typer.Option(help="What is logged.")] = LogLevel["info"],
@@ -119,8 +123,9 @@ def serve(
     if known(reasoning_parser, "--reasoning-parser", REASONING):
         run = with_marks(run, *REASONING[str(reasoning_parser)])
     server = Server(
-        run, limits, allow_formulas=allow_formulas, keys=keys, tool_call_parser=tool_call_parser
-    )
+        run, limits, allow_formulas=allow_formulas, keys=keys, tool_call_parser=tool_call_parser,
+        otlp_traces_endpoint=otlp_traces_endpoint,
+    )  # fmt: skip
     certificate = {"ssl_keyfile": ssl_keyfile, "ssl_certfile": ssl_certfile}
     if not serve_http(server, host=host, port=port, log_level=str(log_level), **certificate):
         raise typer.Exit(1)

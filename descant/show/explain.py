@@ -16,7 +16,16 @@ from ..runs.run import of_one_formula
 
 if TYPE_CHECKING:
     from ..runtime import Bound, Report
+    from ..runtime.explain.gpus import Devices
     from ..runtime.explain.prompt_view import PromptView
+
+
+class Target(NamedTuple):
+    """GPUs that a plan is for: with so many requests at once, of so many tokens each."""
+
+    devices: Devices
+    batch_size: int = 1
+    context: int = 512
 
 
 class PlanArguments(NamedTuple):
@@ -28,26 +37,28 @@ class PlanArguments(NamedTuple):
     texts: tuple[Mapping[str, str], Mapping[str, Any], Mapping[str, str]]  # ``RunFile.texts``
     run: RunFile | None = None
 
-    def bound(self) -> Bound:
-        """The plan, bound to the shapes of its models."""
+    def bound(self, devices: Devices | None = None) -> Bound:
+        """The plan, bound to the shapes of its models, which may be shared among some GPUs."""
         from ..api import declared, plan_of
         from ..models import with_bases
-        from ..runtime import bind
+        from ..runtime import TermParallel, bind
 
         specs = declared(self.models)
         plan = plan_of(self.formula, specs, self.params, *self.texts)
         needed = specs if self.run else with_bases(plan.declared, specs)
-        return bind(plan, needed, *self._where(), skeleton=True)
+        shared = devices is not None and self.run is not None and self.run.parallel is not None
+        ranks = TermParallel.planned(devices.count) if devices and shared else None
+        return bind(plan, needed, *self._where(), skeleton=True, term_parallel=ranks)
 
-    def report(self) -> Report:
-        """What the plan costs, with the draft of the run file."""
+    def report(self, target: Target | None = None) -> Report:
+        """What the plan costs, with the draft of the run file; on some GPUs, or here."""
         from ..api import declared, names_of
         from ..formula.algebra.drafting import AUTO
         from ..runtime import DraftBinder, Report
         from ..runtime.binding.draft import drafting
         from ..runtime.requests.per_row import draft_of
 
-        bound = drafted = self.bound()
+        bound = drafted = self.bound(target and target.devices)
         generate = self.run and self.run.generate
         draft = draft_of(generate.draft, generate.draft_length) if generate else None
         if draft is not None and draft.source != AUTO:
@@ -56,7 +67,10 @@ class PlanArguments(NamedTuple):
             binder = DraftBinder(specs, names, *self._where(), skeleton=True)
             drafted = drafting(bound, draft.source, binder)
         cache = self.run.cache if self.run else None
-        return Report(bound, self.params, cache=cache, draft=draft, drafted=drafted)
+        report = Report(bound, self.params, cache=cache, draft=draft, drafted=drafted)
+        if target is not None:
+            report.place(*target)
+        return report
 
     def _where(self) -> tuple[str | None, str]:
         from ..api import where
@@ -73,6 +87,7 @@ class ExplainRequest:
     params: Sequence[str] = ()  # NAME=VALUE
     overrides: Sequence[str] = ()  # of a run file, as ``--set`` takes them
     name: str | None = None  # of one of a run file's formulas; None for all of them
+    target: Target | None = None
 
     def arguments(self) -> dict[str, PlanArguments]:
         """The arguments of each formula's plan, by its name."""
@@ -97,13 +112,25 @@ class ExplainRequest:
         }
 
 
+def target(devices: str, batch_size: int, context: int) -> Target:
+    """GPUs as ``parse_devices`` reads them, and what they are to hold.
+
+    Raises:
+        ArgumentError: no such GPUs.
+    """
+    from ..runtime.explain.gpus import parse_devices
+
+    return Target(parse_devices(devices), batch_size, context)
+
+
 def explained(request: ExplainRequest) -> str:
     """The plan's text.
 
     Raises:
         FormulaError, ModelError, RunFileError: as compiling would.
     """
-    plans = {name: str(plan_report(*plan)) for name, plan in request.arguments().items()}
+    arguments = request.arguments().items()
+    plans = {name: str(plan.report(request.target)) for name, plan in arguments}
     if len(plans) == 1:
         return next(iter(plans.values()))
     return "\n\n".join(f"{name}\n{plan}" for name, plan in plans.items())

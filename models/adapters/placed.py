@@ -109,7 +109,7 @@ def _numbers(name: str, path: str, module: Any, kind: str) -> Tensor:
 
 
 def _shapes(module: Any) -> list[tuple[int, int]]:
-    sizes = _sizes(module) or _embedding_sizes(module)
+    sizes = linear_sizes(module) or _embedding_sizes(module)
     return [] if sizes is None else [sizes, sizes[::-1]]
 
 
@@ -126,7 +126,7 @@ def _check_fit(name: str, path: str, module: Any, layer: LayerAdapter, tokens: n
     """Refuse a module that is of another sort, or of another size, than the adapter's."""
     if layer.bias is not None:
         bias = getattr(module, "bias", None)
-        if not isinstance(module, nn.LayerNorm) and _sizes(module) is None:
+        if not isinstance(module, nn.LayerNorm) and linear_sizes(module) is None:
             problem = f"the adapter {name} has a bias for {path}, which adds none to its output"
             raise ModelError(problem, _OWN_WEIGHTS, name, "adapters")
         if bias is None or bias.shape != layer.bias.shape:
@@ -136,7 +136,10 @@ def _check_fit(name: str, path: str, module: Any, layer: LayerAdapter, tokens: n
     if layer.a is None or layer.b is None:
         return
     is_tokens = module is tokens
-    sizes = (_embedding_sizes(module) if is_tokens else None) if layer.embedding else _sizes(module)
+    if layer.embedding:
+        sizes = _embedding_sizes(module) if is_tokens else None
+    else:
+        sizes = linear_sizes(module)
     if sizes is None:
         kind = "the embedding of tokens" if layer.embedding else "a linear layer"
         problem = f"the adapter {name} is on {path}, which is not {kind}"
@@ -159,7 +162,7 @@ def _check_same(name: str, path: str, module: Any, saved: Tensor) -> None:
     raise ModelError(problem, _OWN_WEIGHTS, name, "adapters")
 
 
-def _sizes(module: Any) -> tuple[int, int] | None:
+def linear_sizes(module: Any) -> tuple[int, int] | None:
     """Input and output size of a linear layer; GPT-2's Conv1D keeps its weight as (in, out)."""
     if hasattr(module, "in_features"):
         return int(module.in_features), int(module.out_features)

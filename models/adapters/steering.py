@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..errors import ModelError
 from .decoder_layers import decoder_layers
-from .row_hooks import ForwardRows
+from .rows.products import ForwardRows
 
 ANSWER, ALL = "answer", "all"  # which tokens a vector steers
 

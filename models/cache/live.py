@@ -7,6 +7,7 @@ import logging
 import torch
 
 from ..kernels.chunk_varlen import why_not_varlen
+from ..kernels.gpu import why_disabled
 from ..kernels.live_attention import why_not
 from .survey import Survey
 
@@ -28,7 +29,7 @@ class LiveAttention:
         self._dtype, on_gpu = dtype, device.type == "cuda"
         asked = on_gpu and torch.cuda.is_available()
         self._capability = torch.cuda.get_device_capability(device) if asked else None
-        self.why_masked: str | None = None if on_gpu else "it is not on a GPU"
+        self.why_masked = why_disabled("attention") if on_gpu else "it is not on a GPU"
         self.why_chunks_masked = self.why_masked
         self._proven: set[bool] = set()
 

@@ -134,7 +134,8 @@ class Rows:
     @property
     def chosen(self) -> Chosen | None:
         """What the rows of a forward add to its weights; None where all are bare."""
-        return Chosen(self.adapters[: self.width], self.parts) if self.parts else None
+        known = None if self.bucketed else self.combinations
+        return Chosen(self.adapters[: self.width], self.parts, known) if self.parts else None
 
     def admit(
         self, texts: Sequence[Sequence[int]], cached: Sequence[int], added: Sequence[Combination]

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import shutil
 import sysconfig
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,6 +31,26 @@ class Cost(NamedTuple):
     blocks: int
     flops: int = 0
     cached: int = 0
+
+
+def is_disabled(name: str) -> bool:
+    """Whether ``DESCANT_DISABLE_KERNELS`` names this kernel; it is read once.
+
+    Args:
+        name: ``attention``, ``draw``, ``layers`` or ``lora``.
+    """
+    return name in _disabled()
+
+
+@cache
+def _disabled() -> frozenset[str]:
+    names = os.environ.get("DESCANT_DISABLE_KERNELS", "").split(",")
+    return frozenset(name.strip() for name in names)
+
+
+def why_disabled(name: str) -> str | None:
+    """The same in words, as of a kernel that cannot be used."""
+    return f"DESCANT_DISABLE_KERNELS names {name}" if is_disabled(name) else None
 
 
 def why_no_triton(capability: tuple[int, int] | None = None) -> str | None:

@@ -19,8 +19,11 @@ from torch import Tensor, nn
 from ..adapters import steering
 from ..adapters.decoder_layers import decoder_layers
 from ..adapters.lora import read_adapter
-from ..adapters.placed import PlacedLayer, placed
-from ..adapters.row_hooks import ForwardRows, Stacked, hook, stacked
+from ..adapters.placed import PlacedLayer, linear_sizes, placed
+from ..adapters.rows.hooks import hook
+from ..adapters.rows.products import ForwardRows, Joined, add
+from ..adapters.rows.shares import Share, Weights, shares
+from ..adapters.rows.stacked import Stacked, stack
 from ..adapters.steering import ANSWER, Vector, fitting
 from ..adapters.vector_files import read_vector
 from ..combinations import BARE, LAYERS, STREAM, Chosen, Combination, CombinationTable
@@ -155,6 +158,7 @@ class Adapters:
                 shared,
                 partial(self._table.take, columns, start, offset),
                 images,
+                columns,
             )
         return known
 
@@ -195,6 +199,34 @@ class Adapters:
         self.closed += 1
         self._begin()
 
+    def joins(self, paths: tuple[str, ...]) -> bool:
+        """Whether all that adapters do to these modules is what ``add_to`` adds.
+
+        It is not with DoRA, biases and embeddings: their hooks change what a module gives.
+
+        Args:
+            paths: of linear modules.
+        """
+        return all(path not in self._stacked or self._stacked[path].plain for path in paths)
+
+    def add_to(self, paths: tuple[str, ...], x: Tensor, out: Tensor) -> Tensor:
+        """Add in place what rows add to modules that read the same input, instead of their hooks.
+
+        Args:
+            paths: of the modules, which ``joins``.
+            x: ``(…, in)`` of a forward's rows, one after the other.
+            out: ``(…, columns)``, what the modules give, side by side in the order of the paths.
+                A row of its numbers is contiguous, and rows are equally far apart.
+
+        Returns:
+            ``out``.
+        """
+        if self._rows.numbers is None or self._stacked.keys().isdisjoint(paths):
+            return out
+        if paths not in self._joined:
+            self._joined[paths] = self._join(paths)
+        return add(self._joined[paths], self._rows, x, out)
+
     @contextmanager
     def chosen(self, chosen: Chosen | None, positions: Tensor | None = None) -> Iterator[None]:
         """During this context, rows go through what they add.
@@ -206,12 +238,13 @@ class Adapters:
         rows = self._rows
         if chosen is not None and self._loaded:
             self.flush()
-            weights = self._table.weights.index_select(0, chosen.slots)
+            numbers = self._table.weights.index_select(0, chosen.slots)
             if chosen.parts & LAYERS:
-                rows.weights = weights.index_select(1, self._adapters)
-                rows.columns = [weights.index_select(1, owners)[:, None] for owners in self._owners]
+                rows.numbers = numbers
+                if chosen.known is not None:
+                    rows.shares = self._shares(tuple(each.weights for each in chosen.known))
             if chosen.parts & STREAM:
-                rows.steering = weights.index_select(1, self._vectors)[:, None]
+                rows.steering = numbers.index_select(1, self._vectors)[:, None]
                 if self._everywhere is not None and positions is not None:
                     starts = self._table.starts.index_select(0, chosen.slots)
                     in_answer = positions >= starts[:, None]
@@ -219,7 +252,18 @@ class Adapters:
         try:
             yield
         finally:
-            rows.weights, rows.columns, rows.steering = None, [], None
+            rows.forget()
+
+    def _shares(self, rows: tuple[Weights, ...]) -> list[Share]:
+        """Who has which adapter; the next forward mostly has the same rows."""
+        if self._last[0] != rows:
+            self._last = rows, shares(rows)
+        return self._last[1]
+
+    def _join(self, paths: tuple[str, ...]) -> Joined:
+        parts = tuple(self._stacked.get(path) for path in paths)
+        sizes = (linear_sizes(self._model.get_submodule(path)) for path in paths)
+        return Joined(parts, tuple(out for _, out in filter(None, sizes)))
 
     def _begin(self) -> None:
         """Nothing is loaded."""
@@ -231,9 +275,9 @@ class Adapters:
         self._directions: dict[int, Tensor] = {}
         self._known = WeakValueDictionary[Hashable, Combination]()
         self._table = CombinationTable(self._device)
-        self._layouts: dict[tuple[int, ...], int] = {}
-        self._owners: list[Tensor] = []
-        self._adapters = self._vectors = torch.empty(0, dtype=torch.long)
+        self._joined: dict[tuple[str, ...], Joined] = {}
+        self._last = tuple[Weights, ...](), list[Share]()
+        self._vectors = torch.empty(0, dtype=torch.long)
         self._everywhere: Tensor | None = None
         self._changes += 1
 
@@ -246,20 +290,19 @@ class Adapters:
 
     def _stack(self) -> None:
         """Put the adapters of each module together."""
-        columns = [i for i, (_, item) in enumerate(self._loaded) if not isinstance(item, Vector)]
-        adapters = [item for _, item in self._loaded if not isinstance(item, Vector)]
-        modules, dtype = dict(self._model.named_modules()), compute_dtype(self._model)
-        self._stacked, self._layouts = {}, {}
-        for path in sorted({path for adapter in adapters for path in adapter}):
-            like = torch.empty(0, device=execution_device(modules[path]), dtype=dtype)
-            parts = stacked([adapter.get(path) for adapter in adapters], like)
-            self._stacked[path] = parts
-            self._layouts.setdefault(parts.owners, len(self._layouts))
-        self._adapters = torch.tensor(columns, device=self._device)
-        self._owners = [
-            torch.tensor([columns[i] for i in owners], dtype=torch.long, device=self._device)
-            for owners in self._layouts
-        ]
+        loaded = [{} if isinstance(item, Vector) else item for _, item in self._loaded]
+        dtype = compute_dtype(self._model)
+
+        def like(module: nn.Module) -> Tensor:
+            return torch.empty(0, device=execution_device(module), dtype=dtype)
+
+        self._stacked, _ = stack(self._model, loaded, like)
+        self._joined = {}
+        layouts = {parts.owners for parts in self._stacked.values()}
+        self._rows.owners = {
+            owners: torch.tensor(owners, dtype=torch.long, device=self._device)
+            for owners in layouts
+        }
 
     def _steer(self) -> None:
         """Put the vectors of each layer together."""
@@ -281,7 +324,7 @@ class Adapters:
         _remove(self._hooks)
         modules = dict(self._model.named_modules())
         for path, parts in self._stacked.items():
-            added = hook(parts, self._layouts[parts.owners], self._rows)
+            added = hook(parts, self._rows, self._join((path,)) if parts.plain else None)
             # Before a scale of the output, as Llama 4's of queries: it is of what is added too.
             self._hooks.append(modules[path].register_forward_hook(added, prepend=True))
         if not self._directions:

@@ -205,8 +205,9 @@ class PrefillLane(BlockLane):
         blocks = [prompt.block for prompt in prompts]
         if self._unsent:
             upload(self.changes())  # where nobody has collected them before
-        parts = parts_of([prompt.combination for prompt in prompts])
-        chosen = Chosen(slots, parts) if parts else None
+        combinations = [prompt.combination for prompt in prompts]
+        parts = parts_of(combinations)
+        chosen = Chosen(slots, parts, combinations) if parts else None
         live = self.rows.pages > 0 and self.live.takes_chunks
         images = prompts[0].combination.images or ()  # which are read at once
         for start, end in self._spans(prompts, first, longest):

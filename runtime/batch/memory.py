@@ -27,7 +27,11 @@ _ASSUMED_CANDIDATES = 16  # where their number is a parameter
 
 def cache_bytes(bound: Bound, rows: int, tokens: int) -> int:
     """Bytes of caches for so many requests of so many tokens, over all lanes."""
-    footprints = _footprints(bound)
+    return caches_of(bound, _footprints(bound), rows, tokens)
+
+
+def caches_of(bound: Bound, footprints: Mapping[int, Footprint], rows: int, tokens: int) -> int:
+    """The same over some lanes, or parts of lanes."""
     return rows * (tokens * _token_bytes(bound, footprints) + _row_bytes(bound, footprints))
 
 
@@ -71,7 +75,7 @@ def peak_bytes(bound: Bound, slots: int, capacity: int) -> tuple[int, int, int]:
     footprints = _footprints(bound)
     each = capacity * _token_bytes(bound, footprints) + _row_bytes(bound, footprints)
     caches = slots * each + _scratch(bound, footprints)
-    return _held(footprints), caches, work_bytes(bound, footprints, slots, capacity)
+    return held_bytes(footprints), caches, work_bytes(bound, footprints, slots, capacity)
 
 
 def fitting_tokens(bound: Bound, utilization: float, slots: int, capacity: int) -> int | None:
@@ -92,7 +96,7 @@ def fitting_tokens(bound: Bound, utilization: float, slots: int, capacity: int) 
         token_bytes = _token_bytes(bound, footprints)
         if device.type == "cuda" and token_bytes:
             work = work_bytes(bound, footprints, slots, capacity)
-            held = _held(footprints) + _scratch(bound, footprints)
+            held = held_bytes(footprints) + _scratch(bound, footprints)
             held += slots * _row_bytes(bound, footprints)
             free = utilization * total_bytes(device) - held - work
             fits.append(max(0, int(free // token_bytes)))
@@ -235,7 +239,7 @@ def _parts(bound: Bound) -> dict[torch.device, dict[int, Footprint]]:
     return parts
 
 
-def _held(footprints: Mapping[int, Footprint]) -> int:
+def held_bytes(footprints: Mapping[int, Footprint]) -> int:
     """Bytes of the lanes' weights, each object once."""
     memory = {key: held for each in footprints.values() for key, held in each.memory.items()}
     return sum(held.size for held in memory.values())

@@ -268,7 +268,9 @@ class Binder:
         return add_declared(model, lane.adapters)
 
     def _is_remote(self, description: Description) -> bool:
-        """Whether another process holds a model's weights."""
+        """Whether another process holds a model's weights; of shapes alone, none does."""
+        if self.skeleton:
+            return False
         rank = self.term_parallel.rank if self.term_parallel is not None else None
         return self.owners.get(description.weights, rank) != rank
 

@@ -24,7 +24,7 @@ class TermParallel:
     """The ranks of one job, and the lanes that each of them holds.
 
     Attributes:
-        rank: the number of this one, of ``size``.
+        rank: the number of this one, of ``size``; -1 where they are planned alone.
         owners: per lane, the rank that holds its weights; None for a lane that every rank has.
         seconds: spent in all-reduces so far (the host's time: on a GPU, that of their launch).
         sent: bytes that each rank has contributed to all-reduces so far.
@@ -39,6 +39,14 @@ class TermParallel:
         self.device = torch.device(state.device if device.startswith("cuda") else device)
         self.owners: tuple[int | None, ...] = ()
         self.seconds, self.sent = 0.0, 0
+
+    @classmethod
+    def planned(cls, size: int) -> TermParallel:
+        """So many processes that nobody has started: what each would hold."""
+        ranks = cls.__new__(cls)
+        ranks.rank, ranks.size, ranks.owners = -1, size, ()
+        ranks.seconds, ranks.sent = 0.0, 0
+        return ranks
 
     def assign(self, sizes: Sequence[int]) -> list[int]:
         """A rank for each set of weights: the largest first, to the rank with the fewest bytes."""

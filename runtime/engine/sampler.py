@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ...models.kernels.draw import draw as draw_by_kernel
 from ...models.kernels.first_use import FirstUse
-from ...models.kernels.gpu import why_no_triton
+from ...models.kernels.gpu import why_disabled, why_no_triton
 from ...models.kernels.noise import noisy
 from ..scores.logprobs import best
 
@@ -125,6 +125,8 @@ def _wrong(scores: Tensor, settings: Sequence[Tensor], found: Draw, expected: Dr
 
 
 def _why_not(device: torch.device) -> str | None:
+    if why := why_disabled("draw"):
+        return why
     return why_no_triton(torch.cuda.get_device_capability(device))
 
 

@@ -22,6 +22,8 @@ from ..requests.request import DraftOptions
 from ..scores.stages import moves_winner
 from .component_report import component_lines, drawn_line
 from .draft_gains import draft_gains
+from .gpus import Devices
+from .placement import Placement, placed
 from .search_report import search_lines
 from .state_report import state_lines
 
@@ -52,6 +54,8 @@ class Report:
         drafted: Bound | None = None,
     ) -> None:
         self._bound, self._params = bound, params
+        self._placement: Placement | None = None
+        self._batch_size, self._context = 1, _CONTEXT
         self.draft, self.drafted = draft, drafted or bound
         self._stats, self._graphs = stats or RunStats(), graphs
         self._cache = cache or CacheConfig()
@@ -78,16 +82,29 @@ class Report:
         caches = cache_bytes(self._bound, batch_size * self._rows(), context)
         return float((self.bytes_per_step + caches) / bandwidth * 1e3)
 
-    def text(
-        self, bandwidth: float | None = None, batch_size: int = 1, context: int = _CONTEXT
-    ) -> str:
+    def place(self, devices: Devices, batch_size: int, context: int) -> None:
+        """Say from now on what goes where on some GPUs, and what a step costs there.
+
+        Args:
+            devices: the GPUs.
+            batch_size: requests at once, and ``context``, tokens of each.
+
+        Raises:
+            ArgumentError: it does not fit, or a model names a GPU that there is not.
+        """
+        share, rows = self._cache.gpu_memory_utilization, batch_size * self._rows()
+        placement = placed(self.drafted, devices, share, rows, context)
+        placement.check()
+        self._placement, self._batch_size, self._context = placement, batch_size, context
+
+    def text(self, bandwidth: float | None = None, batch_size: int = 0, context: int = 0) -> str:
         """The report, by the arguments of ``floor``; a bandwidth that is left out is measured."""
+        batch_size, context = batch_size or self._batch_size, context or self._context
         bound, device = self._bound, self._bound.device
-        measured = bandwidth or copy_bandwidth(device)
-        floor = self.floor(measured, batch_size, context)
+        measured = bandwidth or (0.0 if self._placement else copy_bandwidth(device))
         weights, held, work = peak_bytes(self.drafted, batch_size * self._rows(), context)
         _, caches, _ = peak_bytes(bound, batch_size * self._rows(), context)
-        source = "given" if bandwidth else "measured copy bandwidth"
+        floor = "" if self._placement else self._floor(measured, bandwidth, batch_size, context)
         lines = [f"formula     {self.formula}", *self._parameters(), ""]
         lines += _table(("term", "coefficient", "lane", "reads"), self._terms())
         inside = [(address, rerank) for address, rerank in bound.plan.reranks if address[0]]
@@ -108,19 +125,21 @@ class Report:
             f"of caches ({_count(batch_size, 'request')} of {context} tokens)",
             *component_lines(bound, self._params, batch_size),
             *search_lines(bound.plan, self._params),
-            f"floor       {floor:.3g} ms at {measured / 1e9:.3g} GB/s ({device}, {source})",
+            *([] if self._placement else [floor]),
             *state_lines(self.drafted, self.draft is not None),
             *thinking_lines(self.drafted),
             *(f"drafts      {gain.line()}" for gain in draft_gains(self.drafted, self.draft)),
             f"memory      {si_bytes(weights + held + work)}: {si_bytes(weights)} of weights, "
             f"{si_bytes(held)} of caches, {si_bytes(work)} to work in",
-            *self._fitting(batch_size, context),
+            *([] if self._placement else self._fitting(batch_size, context)),
             f"vocabulary  {bound.vocabulary} tokens; ends at {sorted(bound.eos) or 'no token'}",
         ]
-        if bound.term_parallel is not None:
+        if self._placement is not None:
+            lines += self._placement.lines()
+        elif bound.term_parallel is not None:
             lines.append(f"processes   {_processes(bound.term_parallel, bound.lane_names)}")
         lines += _on_gpu(bound, self._graphs)
-        if self._stats.seconds:  # a service times no formula by itself
+        if self._stats.seconds and measured:  # a service times no formula by itself
             lines.append(f"last run    {self._stats.summary(measured)}")
         if self._stats.prompt_tokens:
             prompts = self._stats.prompts(self._cache.enable_prefix_caching)
@@ -133,6 +152,11 @@ class Report:
             probability = f"{share:.1%} of align({name})'s probability"
             lines.append(f"mapped      {probability} went to the formula's tokens")
         return "\n".join([*lines, *(f"note        {note}" for note in self.notes)])
+
+    def _floor(self, measured: float, said: float | None, batch_size: int, context: int) -> str:
+        source = "given" if said else "measured copy bandwidth"
+        least = f"{self.floor(measured, batch_size, context):.3g} ms at {measured / 1e9:.3g} GB/s"
+        return f"floor       {least} ({self._bound.device}, {source})"
 
     def peak_bytes(self, batch_size: int = 1, context: int = _CONTEXT) -> int:
         """Bytes that so many requests at once hold at most, of so many tokens with the answer."""

@@ -81,7 +81,7 @@ class Served:
 
     def idle(self) -> bool:
         """Whether nobody asks for anything, and nothing is decoded."""
-        return not self.server.busy and self.metric("descant_slots_in_use") == 0
+        return not self.server.busy and self.metric("descant_num_requests_running") == 0
 
 
 def wait(condition: Callable[[], bool], seconds: float = 20) -> None:

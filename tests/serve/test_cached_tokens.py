@@ -176,7 +176,7 @@ def test_who_waits_again_is_counted_and_who_never_fits_is_refused(run_file, monk
     for step in sent:
         metrics.count(step.counts)
     assert jobs.service.preempted > 0
-    text = f"descant_preemptions_total {jobs.service.preempted:.1f}\n"
+    text = f"descant_num_preemptions_total {jobs.service.preempted:.1f}\n"
     assert text in metrics.text().decode()
     search = Submit(1, [[*range(5, 50)]], settings, 9, True, 0.0)
     _, sent = decoded(run_file, [search], lambda *_: None, formula=BEST, max_model_len=120)
@@ -256,7 +256,7 @@ def test_a_system_prompt_that_all_requests_share_is_read_once(tmp_path, demo_mod
         cached.append(prompt.usage.prompt_tokens_details.cached_tokens)
         queries = server.metric("descant_prefix_cache_queries_total")
         hits = server.metric("descant_prefix_cache_hits_total")
-        assert server.metric("descant_preemptions_total") == 0
+        assert server.metric("descant_num_preemptions_total") == 0
     assert cached[0] == 0 and all(each > 280 for each in cached[1:4])
     assert cached[1] % 16 == 0 and cached[3] >= cached[1]
     assert sum(cached) < hits < queries  # of all models

@@ -179,7 +179,7 @@ def test_many_rows_of_one_client_let_another_in(served) -> None:
     threads = [threading.Thread(target=ask, args=("one",), kwargs=body) for body in bodies]
     for thread in threads:
         thread.start()
-    served.wait(lambda: served.metric("descant_slots_in_use") == 4)
+    served.wait(lambda: served.metric("descant_num_requests_running") == 4)
     answer = post(served, "two", "/v1/completions", model="all", prompt="x", max_tokens=4)
     assert answer.status_code == 200 and not ended
     for thread in threads:

@@ -208,4 +208,8 @@ def test_it_is_well_after_all_this(served, offline) -> None:
     served.wait(lambda: not served.server.busy)
     found = served.post("/v1/completions", {**PATHS["/v1/completions"], "temperature": 0})
     assert found.json()["choices"][0]["text"] == offline("arms", "x", max_new_tokens=1)[0].text
-    assert served.metric("descant_slots_in_use") == served.metric("descant_rows_waiting") == 0
+    assert (
+        served.metric("descant_num_requests_running")
+        == served.metric("descant_num_requests_waiting")
+        == 0
+    )

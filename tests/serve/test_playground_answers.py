@@ -59,7 +59,7 @@ def test_escape_stops_and_frees_the_slots(opened, site) -> None:
         assert int(said.inner_text().split()[0]) < 900
     for _ in range(50):
         with urlopen(f"{site.url}/metrics") as answer:
-            if "descant_slots_in_use 0.0" in answer.read().decode():
+            if "descant_num_requests_running 0.0" in answer.read().decode():
                 break
         page.wait_for_timeout(50)
     else:

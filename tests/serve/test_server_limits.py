@@ -173,13 +173,13 @@ def test_a_full_queue_says_when_to_come_back(strict) -> None:
     found = strict.post(PATH, LONG, headers=AUTH)
     assert found.status_code == 429 and error_of(found)["type"] == "rate_limit_error"
     assert int(found.headers["retry-after"]) >= 1
-    assert strict.metric("descant_rows_waiting") == 2
+    assert strict.metric("descant_num_requests_waiting") == 2
     too_many = strict.post(PATH, {**LONG, "n": 5}, headers=AUTH)
     assert too_many.status_code == 400 and "5 rows" in error_of(too_many)["message"]
     for stream in streams[1:]:  # one that decodes, and two that wait
         stream.close()
-    strict.wait(lambda: strict.metric("descant_slots_in_use") == 1)
-    assert strict.metric("descant_rows_waiting") == 0
+    strict.wait(lambda: strict.metric("descant_num_requests_running") == 1)
+    assert strict.metric("descant_num_requests_waiting") == 0
     assert strict.post(PATH, {**LONG, "max_tokens": 2}, headers=AUTH).status_code == 200
     streams += [client.completions.create(**LONG, stream=True) for _ in range(3)]
     threading.Timer(0.3, lambda: [stream.close() for stream in streams]).start()
@@ -194,7 +194,7 @@ def test_a_client_that_leaves_at_once_leaves_nothing(strict) -> None:
         with raw(strict, body, len(body)):
             time.sleep(wait)
     strict.wait(strict.idle)
-    assert strict.metric("descant_rows_waiting") == 0
+    assert strict.metric("descant_num_requests_waiting") == 0
     assert not strict.server.link._streams and not strict.server.link._replies
 
 

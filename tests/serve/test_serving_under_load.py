@@ -17,7 +17,7 @@ def test_many_clients_of_whom_some_leave(served, run_file) -> None:
     assert found["left"] >= 4 and found["left"] == found["left_equal_so_far"]
     assert found["answers"] == found["equal"] == 64 - found["left"]
     served.wait(served.idle)
-    assert served.metric("descant_rows_waiting") == 0 and not served.server.link._streams
+    assert served.metric("descant_num_requests_waiting") == 0 and not served.server.link._streams
 
 
 def test_the_judge_sees_what_is_wrong_and_what_is_lost() -> None:

@@ -55,7 +55,7 @@ def test_a_decode_process_that_is_killed_is_said_to_all() -> None:
             target=lambda: failed.append(httpx.post(url + PATH, json={**LONG, "n": 32}, timeout=60))
         )
         asking.start()
-        waits = re.compile(r"descant_rows_waiting (\d+)")
+        waits = re.compile(r"descant_num_requests_waiting (\d+)")
         wait(lambda: int(waits.search(httpx.get(f"{url}/metrics").text)[1]) >= 32)
         os.kill(decoder, signal.SIGKILL)
         assert "its log says why" in last(lines)["error"]["message"]

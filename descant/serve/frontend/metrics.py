@@ -30,24 +30,24 @@ class Metrics:
         text = "Tokens of prompts that were found there."
         self.cache_hits = Counter("prefix_cache_hits", text, **common)
         text = "Rows that had to wait again, for others needed their memory or their slots."
-        self.preemptions = Counter("preemptions", text, **common)
+        self.preemptions = Counter("num_preemptions", text, **common)
         texts = (
             ("num_drafts", "Batches of drafts that were verified."),
             ("num_draft_tokens", "Tokens that drafts have proposed."),
             ("num_accepted_tokens", "Of these, those that were drawn."),
         )
         self.spec_decode = [Counter(f"spec_decode_{n}", text, **common) for n, text in texts]
-        self.generated_tokens = Counter("generated_tokens", "Tokens that were drawn.", **common)
-        self.waiting = Gauge("rows_waiting", "Rows without a slot.", **common)
-        self.running = Gauge("slots_in_use", "Slots that are decoding.", **common)
+        self.generated_tokens = Counter("generation_tokens", "Tokens that were drawn.", **common)
+        self.waiting = Gauge("num_requests_waiting", "Rows without a slot.", **common)
+        self.running = Gauge("num_requests_running", "Slots that are decoding.", **common)
         Gauge("slots", "Slots that there are.", **common).set(slots)
         self.step = Histogram("step", "One step over all formulas.", **steps)
         text = "From arrival to a row's first token."
         self.first_token = Histogram("time_to_first_token", text, **waits)
         text = "From one token of a row to the next."
-        self.next_token = Histogram("time_per_output_token", text, **steps)
+        self.next_token = Histogram("inter_token_latency", text, **steps)
         text = "From a request's arrival to its end."
-        self.request = Histogram("request", text, ("endpoint",), **waits)
+        self.request = Histogram("e2e_request_latency", text, ("endpoint",), **waits)
 
     def count(self, counts: StepCounts) -> None:
         """Add the counts of a step."""

@@ -36,6 +36,7 @@ from .images import ImageFetches
 from .metrics import Metrics
 from .prompt_reads import PromptQueries
 from .streams import Stream
+from .traces import Traces
 from .worker_link import WorkerLink
 
 DecodeRequest = CompletionRequest | ChatRequest
@@ -53,6 +54,7 @@ class Server:
         allow_formulas: whether a model's name may be a formula over the declared models.
         keys: of clients; without any, the server takes every request.
         tool_call_parser: the format of tool calls; left out, what each chat template asks for.
+        otlp_traces_endpoint: where traces go, as ``Traces`` takes it.
 
     Attributes:
         rewards: the names of the reward models that can score, once it is started.
@@ -67,6 +69,7 @@ class Server:
         allow_formulas: bool = False,
         keys: Sequence[str] = (),
         tool_call_parser: str | None = None,
+        otlp_traces_endpoint: str | None = None,
     ) -> None:
         if run.merge:
             names = ", ".join(run.merge)
@@ -80,6 +83,7 @@ class Server:
         self.tool_call_parser = tool_call_parser
         self.keys = tuple(key.encode() for key in keys)
         self.metrics = Metrics(self.limits.slots)
+        self.traces = Traces(otlp_traces_endpoint)
         self.link = WorkerLink(self.metrics)
         self.rewards: Sequence[str] = ()
         self._max_lengths: Mapping[int, int | None] = {}
@@ -122,6 +126,7 @@ class Server:
         """Stop the processes."""
         self.checks.stop()
         self.link.stop()
+        self.traces.stop()
 
     @property
     def rows(self) -> int:
@@ -151,6 +156,7 @@ class Server:
             stream = Stream(self.limits.timeout)
             async with AsyncExitStack() as stack:
                 stack.callback(stream.timer.cancel)
+                stack.enter_context(self.traces.request(body, stream))
                 await stream.deadline.wait_for(self._try_constraint(body, client))
                 prompts = await stream.deadline.wait_for(self._images.fetched(body.prompts))
                 if isinstance(body, ChatRequest):

@@ -55,6 +55,7 @@ class Stream:
         number: of its ``Submit``.
         rows: those queued, of which ``running`` have not ended.
         prompt_tokens: of the prompts, of which ``cached_tokens`` were in the prefix cache.
+        completion_tokens: so far, and ``first_token_time``, of the first, on that clock.
         prompts: what is said of them.
         chat: what the answers of a chat have in them, and how many ``reasoning_tokens``.
     """
@@ -62,7 +63,8 @@ class Stream:
     def __init__(self, timeout: float) -> None:
         self.arrival_time, self.deadline = time.perf_counter(), Deadline(timeout)
         self.number = self.rows = self.running = 0
-        self.prompt_tokens = self.cached_tokens = 0
+        self.prompt_tokens = self.cached_tokens = self.completion_tokens = 0
+        self.first_token_time: float | None = None
         self.prompts, self.chat, self.reasoning_tokens = PromptAnswers(), ChatMarks(), 0
         self.queue: asyncio.Queue[RowUpdate | BaseException] = asyncio.Queue()
         loop, put = asyncio.get_running_loop(), self.queue.put_nowait
@@ -82,6 +84,9 @@ class Stream:
                 raise failed_row(update.error)
             self.running -= update.finish_reason is not None
             self.cached_tokens += update.cached_tokens
+            self.completion_tokens += len(update.token_ids)
+            if update.token_ids and self.first_token_time is None:
+                self.first_token_time = time.perf_counter()
             self.reasoning_tokens += update.reasoning_tokens
             yield update
 

@@ -36,7 +36,7 @@ def application(server: Server) -> ASGIApp:
     app.include_router(responses.router(server))
     app.include_router(adapter_routes.router(server))
     app.include_router(playground.router(server))
-    return RequestGuard(app, server)
+    return server.traces.middleware(RequestGuard(app, server))
 
 
 def _router(server: Server) -> APIRouter:

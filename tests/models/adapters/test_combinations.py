@@ -111,12 +111,12 @@ def test_a_number_is_exact_whatever_the_type_of_the_layers(zoo, folders) -> None
     number = adapters.add("plain", folders["base", "plain"])
     parts = adapters._stacked["model.layers.0.self_attn.q_proj"]
     hidden = torch.randn(1, 300, 32, dtype=torch.bfloat16)
-    low = hidden @ parts.a.T
+    module.weight.zero_()  # what is added is all there is
     with adapters.chosen(rows_of(adapters, [(number, 1.003)])):
-        found = module(hidden)
-    exact = (low.float() * 1.003).bfloat16()
-    assert not torch.equal(exact, low) and torch.tensor(1.003).bfloat16() == 1
-    assert torch.equal(found[0], module.forward(hidden)[0].addmm(exact[0], parts.b.T))
+        found = module(hidden)[0].double()
+    exact = hidden[0].double() @ parts.a.double().T @ parts.b.double()
+    factor = (found * exact).sum() / (exact * exact).sum()
+    assert abs(factor - 1.003) < 5e-4 and torch.tensor(1.003).bfloat16() == 1
 
 
 def test_combinations_of_the_same_numbers_are_one(zoo, folders) -> None:
@@ -165,7 +165,7 @@ def test_slots_are_taken_again_and_the_table_grows(zoo, folders) -> None:
     with adapters.chosen(rows):
         found = logprobs(model, ids.expand(3, -1))
     torch.testing.assert_close(found, torch.stack(expected), rtol=2e-5, atol=2e-5)
-    del many, held
+    del many, held, rows
     gc.collect()
     assert len(adapters._table._free) == len(adapters._table.starts) - 1
 

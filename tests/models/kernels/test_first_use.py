@@ -8,7 +8,10 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from descant.models.cache.live import LiveAttention
+from descant.models.kernels import gpu
 from descant.models.kernels.first_use import FirstUse
+from descant.runtime.engine import sampler
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 
@@ -76,3 +79,15 @@ def test_a_recording_leaves_it_for_later(monkeypatch) -> None:
     assert [run(gpu), run(gpu)] == ["plain", "kernel"]
     recording[0] = True
     assert run(gpu) == "kernel"
+
+
+def test_kernels_are_switched_off_by_name(monkeypatch) -> None:
+    monkeypatch.setenv("DESCANT_DISABLE_KERNELS", "draw, attention")
+    monkeypatch.setattr(gpu, "_disabled", gpu._disabled.__wrapped__)
+    assert [name for name in ("attention", "draw", "layers", "lora") if gpu.is_disabled(name)] == [
+        "attention", "draw",
+    ]  # fmt: skip
+    live = LiveAttention(torch.device("cuda"), torch.bfloat16)
+    assert live.why_masked == "DESCANT_DISABLE_KERNELS names attention"
+    assert not live.takes(1) and not live.takes_chunks
+    assert sampler._why_not(torch.device("cuda")) == "DESCANT_DISABLE_KERNELS names draw"
