@@ -160,7 +160,8 @@ def _ragged(
     for (tokens, rows, limit), mask in zip(
         window.segments, segment_masks(attention_mask), strict=True
     ):
-        own = query[tokens, :, 0].unflatten(0, (rows.stop - rows.start, -1)).transpose(1, 2)
+        own = query[tokens, :, 0]
+        own = own.reshape(rows.stop - rows.start, -1, *own.shape[1:]).transpose(1, 2)
         keys = key[rows, :, :limit], value[rows, :, :limit]
         outputs.append(_masked(module, own, *keys, mask, settings).flatten(0, 1)[:, None])
     return torch.cat(outputs)

@@ -141,8 +141,8 @@ def segment_masks(mask: Tensor) -> list[Tensor]:
     if id(mask) not in forward.parts:
         own = []
         for tokens, rows, limit in forward.window.segments:
-            part = mask[tokens, :, :, :limit].unflatten(0, (rows.stop - rows.start, -1))
-            own.append(part[:, :, 0].transpose(1, 2))
+            part = mask[tokens, :, :, :limit].reshape(rows.stop - rows.start, -1, 1, limit)
+            own.append(part.transpose(1, 2))
         forward.parts[id(mask)] = own
         forward.masks |= {id(part): part for part in (mask, *own)}  # kept as long as their ids
     return forward.parts[id(mask)]

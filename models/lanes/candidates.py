@@ -47,15 +47,17 @@ class CandidateLane(RaggedLane):
         return self._of_texts(candidates)
 
     @torch.no_grad()
-    def rewards_along(
-        self, candidates: Tensor, after: Tensor, most: int, rows: Sequence[int] | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """As the protocol's: one forward, but for texts that grow out of their frequencies.
-
-        Of some ``rows`` alone, where the lane ``shares_rewards``.
-        """
+    def rewards_along(self, candidates: Tensor, after: Tensor, most: int) -> tuple[Tensor, Tensor]:
+        """As the protocol's: one forward, but for texts that grow out of their frequencies."""
         if any(self.rows.crosses(end - most, end + 1) for end in self.rows.counts()[1]):
             return self._position_by_position(candidates, after)
+        return self.rewards_along_of(None, candidates, after, most)
+
+    @torch.no_grad()
+    def rewards_along_of(
+        self, rows: Sequence[int] | None, candidates: Tensor, after: Tensor, most: int
+    ) -> tuple[Tensor, Tensor]:
+        """The same of some rows alone, where the lane ``shares_rewards``; None is all."""
         (count, positions, k), after = candidates.shape, after.to(self.device)
         each = after.repeat_interleave(k, dim=1)
         of_last, rewards = self._of_tree(candidates.flatten(1), each, most + 1, rows)

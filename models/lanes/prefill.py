@@ -77,13 +77,11 @@ class PrefillLane(BlockLane):
 
     Attributes:
         pads: whether prompts of unlike lengths may be read in one forward.
-        mixes: whether what is left of prompts may be read by the next step; ``is_ragged``, whether
-            forwards may read unlike numbers of tokens.
+        mixes: whether what is left of prompts may be read by the next step, if it ``is_ragged``.
     """
 
     pads = True
     mixes = True
-    is_ragged = False
     _unsent: Changes | tuple[()] = ()  # what is to be read first, on its way to the device
     _unkept: Sequence[tuple[Any, int]] = ()  # blocks that others may share, once so much is read
 
@@ -242,6 +240,11 @@ class PrefillLane(BlockLane):
 
     def _pass(self, prompts: Sequence[_Prompt], end: int) -> None:
         """Prompts have been read up to a position."""
+
+    @property
+    def is_ragged(self) -> bool:
+        """Whether forwards may read unlike numbers of tokens of their rows."""
+        return False
 
     @property
     def width(self) -> int:

@@ -48,9 +48,13 @@ class RaggedRow(NamedTuple):
 class RaggedLane(PrefillLane):
     """A lane whose forwards may be ragged."""
 
-    _survey: tuple[int, Survey]
     _rules: Sequence[Any]  # of what changes with the length of a text
     heads: LayerHeads
+
+    @property
+    def _survey(self) -> tuple[int, Survey]:
+        """Bytes of a token, and what the model asks of attention."""
+        raise NotImplementedError
 
     @property
     def shares_rewards(self) -> bool:

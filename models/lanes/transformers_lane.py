@@ -123,8 +123,8 @@ class TransformersLane(CandidateLane):
             logits = self.rows.next_logits
             self._logits = self._in_buffer(logits) if self.rows.bucketed else logits
             return False
-        if (logits := self._read_unread()) is not None:
-            self._logits = logits
+        if (said := self._read_unread()) is not None:
+            self._logits = said
             return True
         self._catch_up()
         if self.recordings is None or not self.rows.bucketed:

@@ -6,11 +6,11 @@ scored. What another does not ask for is not read.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
+from ..lanes.candidates import CandidateLane
 from ..lanes.shared import LaneView, SharedLane
 
 
@@ -19,6 +19,7 @@ class SharedRewards(SharedLane):
 
     def __init__(self, lane: Any) -> None:
         super().__init__(lane)
+        self._lane = lane
         self._asked: dict[LaneView, Tensor] = {}
         self._outputs: dict[LaneView, tuple[Tensor, Tensor | None]] = {}
 
@@ -33,7 +34,7 @@ class SharedRewards(SharedLane):
     def answer(self, view: LaneView) -> tuple[Tensor, Tensor | None]:
         """The rewards of what a view has asked for, as of a lane."""
         if view not in self._outputs:
-            lane: Any = self.lane
+            lane: CandidateLane = self._lane
             parts = [(each.lane_rows, candidates) for each, candidates in self._asked.items()]
             self._outputs = dict(zip(self._asked, lane.rewards_of(parts), strict=True))
             self._asked = {}
@@ -70,8 +71,8 @@ class RewardView(LaneView):
 
     def rewards_along(self, candidates: Tensor, after: Tensor, most: int) -> tuple[Tensor, Tensor]:
         """As the protocol's; of this view alone."""
-        rows: Sequence[int] = self.lane_rows
-        return self.lane.rewards_along(candidates, after, most, rows)  # type: ignore[no-any-return]
+        lane: CandidateLane = self.lane
+        return lane.rewards_along_of(self.lane_rows, candidates, after, most)
 
     def keep(self, choice: Tensor, tokens: Tensor) -> None:
         """As the protocol's."""
@@ -80,4 +81,5 @@ class RewardView(LaneView):
 
     def plan_line(self, candidates: str) -> str:
         """As the protocol's."""
-        return self.lane.plan_line(candidates)  # type: ignore[no-any-return]
+        lane: CandidateLane = self.lane
+        return lane.plan_line(candidates)

@@ -34,9 +34,8 @@ from ..scores.context import Columns, Context, Needing, Reading, Rewarder
 from ..scores.logprobs import Logits, TokenColumns, entropy, log_softmax
 from ..scores.operators import scorer, stage_numbers
 from ..scores.stages import chains, commit, moves_winner
-from ..scores.together import Scoring, finished
 from ..scores.token_tables import TokenTable, add_drawn
-from .candidate_rewards import CandidateRewards
+from .candidate_rewards import CandidateRewards, Scoring, finished
 from .component_sampler import ComponentSampler
 from .logprob_rows import logprob_rows
 from .sampler import Draw, Drawn, draw
