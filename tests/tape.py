@@ -21,6 +21,7 @@ from descant.models import cuda_graph
 from descant.models.cache.kv_cache import RowCache
 from descant.models.kernels import noise
 from descant.models.lanes.transformers_lane import TransformersLane
+from descant.models.layers.fused_layers import FusedLayers
 from descant.models.upload import Mirror
 from descant.runtime.engine import engine as engines
 from descant.runtime.engine import launch, sampler
@@ -134,6 +135,7 @@ def on_tape(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
             if hasattr(lane, "live"):
                 if on:
                     lane.live.why_masked = lane.live.why_chunks_masked = None
+                    lane.fused = FusedLayers(lane.model, torch.device("cuda"), lane.adapters)
                 else:
                     lane.page_size = 0
         return decoder

@@ -184,7 +184,14 @@ def test_each_package_has_its_own_libraries() -> None:
                 "runtime/constraints/tokens.py",
             ],
         ),
-        ("triton", ["models/kernels/decode_kernel.py", "models/kernels/draw_kernel.py"]),
+        (
+            "triton",
+            [
+                "models/kernels/decode_kernel.py",
+                "models/kernels/draw_kernel.py",
+                "models/layers/layer_kernel.py",
+            ],
+        ),
     ],
 )
 def test_a_library_is_in_few_files(library, files) -> None:

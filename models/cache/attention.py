@@ -67,14 +67,14 @@ def grouped_attention(
     if survey is not None:
         survey.calls.append(Call(query.shape[-1], value.shape[-1], why))
     if live is not None and why is None and survey is None:
-        return _by_live_lengths(query, key, value, live, settings), None
+        return by_live_lengths(query, key, value, live, settings), None
     rows = key, value
     if (pages := current_pages()) is not None:
         rows = side_by_side(key, pages), side_by_side(value, pages)
     out = _masked(module, query, *rows, attention_mask, settings)
     if live is None or why is not None or survey is None:
         return out, None
-    other = _by_live_lengths(query, key, value, live, settings)
+    other = by_live_lengths(query, key, value, live, settings)
     largest = out.abs().amax().clamp(min=1e-6)  # a token without an embedding has no values
     survey.deviations.append((other - out).abs().amax() / largest)
     return out, None
@@ -84,8 +84,7 @@ def _why_masked(
     key: Tensor, value: Tensor, attention_mask: Any, settings: Mapping[str, Any]
 ) -> str | None:
     """What attention by live lengths does not know of a layer's attention, or None."""
-    unknown = [name for name, said in settings.items() if name not in _KNOWN and said is not None]
-    if unknown:
+    if unknown := unknown_settings(settings):
         return f"its attention has {', '.join(unknown)}"
     if attention_mask is not None and not is_known(attention_mask):
         return "its code changes masks"
@@ -100,7 +99,12 @@ def _why_masked(
     return None
 
 
-def _by_live_lengths(
+def unknown_settings(settings: Mapping[str, Any]) -> list[str]:
+    """What is said to a layer that attention by live lengths does not know."""
+    return [name for name, said in settings.items() if name not in _KNOWN and said is not None]
+
+
+def by_live_lengths(
     query: Tensor, key: Tensor, value: Tensor, live: LiveWindow, settings: Mapping[str, Any]
 ) -> Tensor:
     """``(n, q, heads, size)``: chunks of prompts, or a few queries of each row."""

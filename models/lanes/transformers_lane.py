@@ -39,6 +39,7 @@ from ..heads.layer_heads import HeadColumns, LayerHeads
 from ..images.positions import has_axes
 from ..images.prompt import ImagePrompt
 from ..images.reading import seen
+from ..layers.fused_layers import FusedLayers
 from ..recordings import Recordings, Work
 from ..upload import Changes
 from . import prefill
@@ -65,6 +66,7 @@ class TransformersLane(CandidateLane):
         exact_length: where all texts have one length, a step sees just that many keys, without a
             mask; otherwise lengths are rounded, for few kernels and CUDA graphs. True on a CPU.
         live: which forwards attend by live lengths.
+        fused: whether those compute their layers in few launches.
         heads: whose outputs are behind the logits: ``width`` columns, with those.
     """
 
@@ -87,6 +89,7 @@ class TransformersLane(CandidateLane):
         self._rules += [RowScale(model)] if scaled_layers(model) else []
         self.exact_length = self.device.type == "cpu"
         self.live = LiveAttention(self.device, self.dtype)
+        self.fused = FusedLayers(model, self.device, self.adapters)
         self.reserve(0, 0)
 
     def record(self) -> None:
@@ -390,6 +393,7 @@ class TransformersLane(CandidateLane):
                 if lengths is None:
                     lengths = places.amax(dim=1) + 1
                 rules.enter_context(rule.during(places, lengths))
+            rules.enter_context(self.fused.during(window))
             read = None if backbone else rules.enter_context(self.heads.reading())
             out = run_rows(network, self.blocks.cache, window, tokens, positions, **options)
             if read is not None:

@@ -27,6 +27,8 @@ from descant.models.kernels.first_use import FirstUse
 from descant.models.lanes import adapters as lane_adapters
 from descant.models.lanes.prefill import PrefillLane
 from descant.models.lanes.transformers_lane import TransformersLane
+from descant.models.layers import gated, norms, rotary
+from descant.models.layers.fused_layers import FusedLayers
 from descant.models.recordings import Recordings
 from descant.runtime.batch.memory import peak_bytes
 from descant.runtime.binding import bind
@@ -74,7 +76,32 @@ def declared_costs() -> dict[str, Declared]:
         said = draw.cost(*scores.shape)
         return Cost([(scores, said.read)], said.written, launches=said.launches, blocks=said.blocks)
 
-    return {"descant::live_attention": attends, "descant::draw": draws}
+    def normalises(lengths: list[int], hidden: Tensor, *more: Any) -> Cost:
+        adds, weight = len(more) == 3, more[-2]
+        size = hidden.shape[-1]
+        said = norms.cost(hidden.numel() // size, size, hidden.itemsize, adds)
+        once = size * weight.itemsize  # other rows find it in the chip's cache
+        read = [(weight, once), (hidden, said.read - once)]
+        return Cost(read, said.written, launches=said.launches, blocks=said.blocks)
+
+    def rotates(lengths: list[int], joined: Tensor, *more: Any) -> Cost:
+        keys, norm = more[2], more[6]
+        groups, size = keys.shape[2:]
+        heads = joined.shape[-1] // size - 2 * groups
+        tokens = joined.numel() // joined.shape[-1]
+        said = rotary.cost(tokens, heads, groups, size, joined.itemsize, norm is not None)
+        return Cost([(joined, said.read)], said.written, launches=said.launches, blocks=said.blocks)
+
+    def gates(lengths: list[int], joined: Tensor) -> Cost:
+        size = joined.shape[-1] // 2
+        said = gated.cost(joined.numel() // (2 * size), size, joined.itemsize)
+        return Cost([(joined, said.read)], said.written, launches=said.launches, blocks=said.blocks)
+
+    return {
+        "descant::live_attention": attends, "descant::draw": draws, "descant::gated": gates,
+        "descant::rms_norm": normalises, "descant::add_rms_norm": normalises,
+        "descant::rotate_into_pages": rotates,
+    }  # fmt: skip
 
 
 def lanes_of(bound: Any) -> list[Any]:
@@ -236,6 +263,7 @@ def _lanes(device: Device) -> Iterator[Any]:
     yield patch.object(TransformersLane, "_forward", watched)
     yield patch.object(PrefillLane, "_prefill", reading)
     yield patch.object(LiveAttention, "first", lambda self, chunk: None)  # which compares numbers
+    yield patch.object(FusedLayers, "first", lambda self: None)  # likewise
     yield patch.object(FirstUse, "run", lambda self, device, kernel, *others: kernel())  # likewise
     yield patch.object(bind, "self_check", lambda *args: [])  # which compares numbers
     yield patch.object(lane_adapters.Adapters, "add", adding)

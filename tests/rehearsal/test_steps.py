@@ -11,7 +11,7 @@ import pytest
 from rehearsal import Rehearsal, Step
 from rehearsal.formulas import FORMULAS, SEARCHES, WHERE, models
 
-LAYER = 42  # launches of a layer of Llama
+LAYER = 10  # launches of a layer of Llama
 
 
 @cache

@@ -19,6 +19,7 @@ from torch.nn.attention import varlen
 from descant.models.cache.live import LiveAttention
 from descant.models.kernels.chunk_varlen import why_not_varlen
 from descant.models.lanes.transformers_lane import TransformersLane
+from descant.models.layers.fused_layers import FusedLayers
 
 live_file = importlib.import_module("descant.models.cache.live")
 lane_file = importlib.import_module("descant.models.lanes.prefill")
@@ -33,6 +34,7 @@ def live(monkeypatch) -> list[TransformersLane]:
     def on_gpu(self: Any, *arguments: Any, **settings: Any) -> None:
         init(self, *arguments, **settings)
         self.exact_length, self.live = False, LiveAttention(torch.device("cuda"), self.dtype)
+        self.fused = FusedLayers(self.model, torch.device("cuda"), self.adapters)
         self.footprint()  # which considers what the model asks for
         self.page_size = 0 if self.live.why_masked else PAGE
         made.append(self)
@@ -49,6 +51,7 @@ def live(monkeypatch) -> list[TransformersLane]:
 
 PAGE = 8  # so that texts have several
 COPIES, CHANGES = "it copies keys or values", "its code changes masks"
+FUSED = ("llama", "mistral", "qwen2", "qwen3")
 CODE = "its attention is not torch's scaled dot products"
 MASKED = {
     **dict.fromkeys(("bloom", "codegen", "gemma2", "gpt_oss", "gptj", "jetmoe", "mpt"), CODE),
@@ -71,6 +74,8 @@ def test_rows_say_by_live_lengths_what_the_model_says_alone(family, live) -> Non
         assert why is not None and (OLD or why.startswith(MASKED[family]))
     elif not OLD:
         assert (lane.live.why_masked, lane.live.why_chunks_masked) == (None, None)
+        is_fused = families.model_type(family) in FUSED
+        assert (lane.fused.why_plain is None) == is_fused, lane.fused.why_plain
 
 
 @pytest.mark.parametrize("family", judges)

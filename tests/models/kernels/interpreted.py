@@ -30,10 +30,11 @@ def prepare() -> None:
 
 
 def launcher(operation: str) -> Callable[..., Any]:
-    """What launches the kernels of an operation of ours."""
-    launch: Callable[..., Any] = importlib.import_module(
-        f"descant.models.kernels.{operation}"
-    ).launch
+    """What launches the kernels of an operation of ours: ``draw``, ``layers.norms:launch_sum``."""
+    module, _, function = operation.partition(":")
+    folder = "" if "." in module else "kernels."
+    found = importlib.import_module(f"descant.models.{folder}{module}")
+    launch: Callable[..., Any] = getattr(found, function or "launch")
     return launch
 
 
@@ -41,13 +42,14 @@ def launch(operation: str, *arguments: Any) -> Any:
     """The kernels' result, from CPU tensors.
 
     The interpreter multiplies the bits of bfloat16 numbers, and its manual says to cast them first:
-    products of float32 are what a tensor core makes of them.
+    products of float32 are what a tensor core makes of them. It also cuts numbers to bfloat16 off,
+    where a GPU rounds them.
     """
     import triton.language as tl
-    from triton.runtime.interpreter import interpreter_builder
+    from triton.runtime.interpreter import TensorHandle, interpreter_builder
 
     builder: Any = interpreter_builder
-    dot = builder.create_dot
+    dot, cast = builder.create_dot, builder.cast_impl
 
     def dot_of_float32(*operands: Any) -> Any:
         factors = [
@@ -56,11 +58,22 @@ def launch(operation: str, *arguments: Any) -> Any:
         ]
         return dot(*factors, *operands[2:])
 
-    builder.create_dot = dot_of_float32
+    def rounding(source: Any, kind: Any) -> Any:
+        if (source.dtype.scalar, kind.scalar) != (tl.float32, tl.bfloat16):
+            return cast(source, kind)
+        numbers = torch.tensor(source.data).bfloat16()
+        return TensorHandle(numbers.view(torch.uint16).numpy(), kind.scalar)
+
+    builder.create_dot, builder.cast_impl = dot_of_float32, rounding
     try:
         return launcher(operation)(*arguments)
     finally:
-        del builder.create_dot
+        del builder.create_dot, builder.cast_impl
+
+
+def launch_into(operation: str, *arguments: Any) -> tuple[Any, tuple[Any, ...]]:
+    """The same, and the arguments, which kernels may write to."""
+    return launch(operation, *arguments), arguments
 
 
 def count(operation: str, *arguments: Any) -> Counts:
