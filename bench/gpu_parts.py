@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bench.gpu_layers import between_products
 from bench.joining import arrivals, pauses
 from descant.api import compile, declared
 from descant.bench.measure import Clock, ours
@@ -129,6 +130,7 @@ def plan(scene: Scene, say: Say) -> Iterator[tuple[str, Callable[[], None]]]:
     )
     for rows in sizes.rows:
         yield f"products, {rows} rows", partial(products, scene, say, rows)
+        yield f"between products, {rows} rows", partial(between_products, scene, say, rows)
     yield from _of_a_way(scene, say, "captured")
     for formula in ("one", "rerank"):
         yield f"kernels of {formula}", partial(kernels, scene, say, formula)

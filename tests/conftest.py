@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import shutil
@@ -29,6 +30,22 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     real_models.mark_real(items)
     items[:] = [item for item in items if not _only_side_by_side(item)]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """What is imported stays: no collection of garbage looks at it again.
+
+    The modules of the tests and of what they test are over a million objects, at which each
+    ``gc.collect`` of a library looks for a second.
+    """
+    if len(sys.modules) > _MODULES[-1] + 200:
+        gc.collect()
+        gc.freeze()
+        _MODULES.append(len(sys.modules))
+
+
+_MODULES = [0]  # as many as there were when they were last frozen
 
 
 def _only_side_by_side(item: pytest.Item) -> bool:

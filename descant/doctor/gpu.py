@@ -38,7 +38,7 @@ def examined() -> list[Finding]:
 
 def checks() -> list[tuple[str, Check]]:
     """Name and check of what can be checked here."""
-    from . import kernels, machine, steps
+    from . import kernels, layers, machine, steps
 
     found: list[tuple[str, Check]] = [
         ("torch build", machine.torch_build),
@@ -51,6 +51,9 @@ def checks() -> list[tuple[str, Check]]:
     for dtype, names in kernels.OF_DTYPE.items():
         for name in names:
             found.append((f"live_attention {dtype}, {name}", partial(kernels.live, dtype, name)))
+    for dtype in layers.DTYPES:
+        for name in layers.SHAPES:
+            found.append((f"layers {dtype}, {name}", partial(layers.layers, dtype, name)))
     found.append(("the same bits in any batch", kernels.bits))
     for dtype in ("bfloat16", "float16"):
         for name in kernels.CHUNKS:

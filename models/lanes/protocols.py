@@ -15,6 +15,7 @@ from ..combinations import Combination
 from ..footprint import Footprint
 from ..heads.declared import DeclaredHead
 from ..heads.layer_heads import HeadColumns
+from ..layers.fused_layers import FusedLayers
 from ..recordings import Recordings
 from ..upload import Changes
 
@@ -162,6 +163,10 @@ class LanguageLane(Lane, Protocol):
     @property
     def live(self) -> LiveAttention:
         """Which forwards attend by live lengths."""
+
+    @property
+    def fused(self) -> FusedLayers:
+        """Whether those compute their layers in few launches."""
 
     def add_head(self, head: DeclaredHead) -> HeadColumns:
         """Give what a head says from the next forward on, beside the logits.

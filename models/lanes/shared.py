@@ -19,6 +19,7 @@ from ..combinations import Combination
 from ..footprint import Footprint
 from ..heads.declared import DeclaredHead
 from ..heads.layer_heads import HeadColumns
+from ..layers.fused_layers import FusedLayers
 from ..recordings import Recordings
 from ..upload import Changes, Mirror, upload
 from .protocols import LanguageLane
@@ -173,6 +174,11 @@ class LaneView:
     def live(self) -> LiveAttention:
         """Which forwards of the lane attend by live lengths."""
         return self.lane.live
+
+    @property
+    def fused(self) -> FusedLayers:
+        """Whether those compute their layers in few launches."""
+        return self.lane.fused
 
     @property
     def rows(self) -> ViewRows:

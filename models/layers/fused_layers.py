@@ -62,7 +62,7 @@ class FusedLayers:
         with ExitStack() as stack:
             for part in self._parts:
                 if part.is_usable:
-                    stack.enter_context(part.installed(comparison))
+                    stack.enter_context(part.installed(window, comparison))
             yield
         if comparison is not None and not comparison.is_empty:
             self._judge(comparison)
@@ -87,6 +87,8 @@ class FusedLayers:
             return why
         if not on_one_device(model):
             return "its weights are on several devices, or moved"
+        if any(module._compiled_call_impl is not None for module in model.modules()):
+            return "it is compiled"
         try:
             layers = decoder_layers(self._name, model)
         except ModelError:
@@ -99,10 +101,11 @@ class FusedLayers:
         paths = {id(module): path for path, module in model.named_modules()}
         for layer in stack:
             self._parts.append(FusedLayer(layer, paths[id(layer)], adapters))
-            if torch.cuda.is_initialized():
+            if torch.cuda.is_available():
                 torch.cuda.empty_cache()  # what the layer's matrices were in
         holder = next(each for each in model.modules() if any(c is stack for c in each.children()))
-        if is_norm(norm := getattr(holder, "norm", None)):
+        norm = getattr(holder, "norm", None)
+        if norm is not None and is_norm(norm):
             self._parts.append(FusedNorm(norm))
 
 

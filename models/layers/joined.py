@@ -70,8 +70,9 @@ def _joined(tensors: Sequence[Tensor]) -> Tensor:
     if (found := _side_by_side(tensors)) is not None:
         return found
     found = torch.cat([tensor.detach() for tensor in tensors])
-    for tensor, part in zip(tensors, found.split([len(each) for each in tensors]), strict=True):
-        tensor.set_(part)  # type: ignore[call-overload]
+    parts = torch.split(found, [len(each) for each in tensors])
+    for tensor, part in zip(tensors, parts, strict=True):
+        tensor.set_(part)
     return found
 
 

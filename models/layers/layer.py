@@ -17,6 +17,7 @@ from torch.nn import functional
 from ..cache.attention import by_live_lengths, unknown_settings
 from ..cache.blocks.paged_cache import PagedLayer
 from ..cache.masks import LiveWindow, live_window
+from ..cache.window import Window
 from .comparison import Comparison
 from .gated import gated
 from .joined import Joined, join, why_not_joined
@@ -70,17 +71,18 @@ class FusedLayer:
         return all(map(self._adapters.joins, self._paths))
 
     @contextmanager
-    def installed(self, comparison: Comparison | None) -> Iterator[None]:
+    def installed(self, window: Window, comparison: Comparison | None) -> Iterator[None]:
         """In this context, the module's forward is this.
 
         Args:
+            window: of the forward that runs. Others, in other threads, go their own way.
             comparison: where both ways are to be compared; the module gives what it always does.
         """
 
         def forward(hidden_states: Tensor, **settings: Any) -> Any:
             plain = type(self.module).forward
             live = self._live(hidden_states, settings)
-            if live is None:
+            if live is None or live.window is not window:
                 return plain(self.module, hidden_states, **settings)
             if comparison is None:
                 return self._computed(hidden_states, live, settings)
@@ -106,9 +108,13 @@ class FusedLayer:
         if unknown_settings(others) or hidden.dim() != 3:
             return None
         shape = (*hidden.shape[:2], self.module.self_attn.head_dim)
-        if any(turn.shape != shape or turn.dtype != hidden.dtype for turn in turns):
+        pages, kind = self._pages(cache), self.module.input_layernorm.weight.dtype
+        if not isinstance(pages, PagedLayer) or pages.keys is None:
             return None
-        return live if isinstance(self._pages(cache), PagedLayer) else None
+        if any(turn.shape != shape for turn in turns):
+            return None
+        kinds = {each.dtype for each in (hidden, *turns, pages.keys)}
+        return live if kinds == {kind} else None
 
     def _pages(self, cache: Any) -> Any:
         return cache.layers[self.module.self_attn.layer_idx]
@@ -160,7 +166,7 @@ class FusedNorm:
         return "forward" not in vars(self.module)
 
     @contextmanager
-    def installed(self, comparison: Comparison | None) -> Iterator[None]:
+    def installed(self, window: Window, comparison: Comparison | None) -> Iterator[None]:
         """As of ``FusedLayer``."""
 
         def forward(hidden_states: Tensor) -> Tensor:

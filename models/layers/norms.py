@@ -39,6 +39,11 @@ def add_rms_norm(
 
 @torch.library.custom_op("descant::rms_norm", mutates_args=(), device_types="cpu")
 def _norm(hidden: Tensor, weight: Tensor, eps: float) -> Tensor:
+    return plain_rms_norm(hidden, weight, eps)
+
+
+def plain_rms_norm(hidden: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """The same as ``rms_norm`` by torch's operations."""
     wide = hidden.float()
     scaled = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
     return weight * scaled.to(hidden.dtype)
@@ -47,7 +52,7 @@ def _norm(hidden: Tensor, weight: Tensor, eps: float) -> Tensor:
 @torch.library.custom_op("descant::add_rms_norm", mutates_args=(), device_types="cpu")
 def _add_norm(hidden: Tensor, added: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     total = hidden + added
-    return total, rms_norm(total, weight, eps)
+    return total, plain_rms_norm(total, weight, eps)
 
 
 @_norm.register_fake

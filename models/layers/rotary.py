@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.gpu import Cost
-from .norms import rms_norm
+from .norms import plain_rms_norm
 
 
 def rotate_into_pages(
@@ -66,11 +66,28 @@ def _rotate(
     key_norm: Tensor | None,
     eps: float,
 ) -> Tensor:
+    norms = None if query_norm is None or key_norm is None else (query_norm, key_norm)
+    return plain_rotation(joined, cosines, sines, keys, values, pages, places, norms, eps)
+
+
+def plain_rotation(
+    joined: Tensor,
+    cosines: Tensor,
+    sines: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    pages: Tensor,
+    places: Tensor,
+    norms: tuple[Tensor, Tensor] | None = None,
+    eps: float = 0.0,
+) -> Tensor:
+    """The same as ``rotate_into_pages`` by torch's operations, ``(n, q, heads, size)``."""
     groups, size = keys.shape[2:]
-    split = joined.view(*joined.shape[:2], -1, size)
-    query, key, value = split.split([split.shape[2] - 2 * groups, groups, groups], dim=2)
-    if query_norm is not None and key_norm is not None:
-        query, key = rms_norm(query, query_norm, eps), rms_norm(key, key_norm, eps)
+    by_head = joined.view(*joined.shape[:2], -1, size)
+    heads = by_head.shape[2] - 2 * groups
+    query, key, value = torch.split(by_head, [heads, groups, groups], dim=2)
+    if norms is not None:
+        query, key = plain_rms_norm(query, norms[0], eps), plain_rms_norm(key, norms[1], eps)
     keys[pages, places] = _turned(key, cosines, sines)
     values[pages, places] = value
     return _turned(query, cosines, sines)

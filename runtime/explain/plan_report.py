@@ -337,14 +337,20 @@ def _count(number: int, noun: str) -> str:
 
 
 def _on_gpu(bound: Bound, graphs: StepGraphs | None) -> list[str]:
-    """What is recorded, and which lanes attend by masks; nothing of a CPU, where nothing is."""
+    """What is recorded, which lanes attend by masks, and what computes their layers.
+
+    Nothing of a CPU, where nothing is recorded.
+    """
     if graphs is None or any(lane.device.type != "cuda" for lane in bound.lanes):
         return []
     lines = [f"step        {line}" for line in graphs.lines()]
     for lane, names in zip(bound.lanes, bound.lane_names, strict=True):
-        live = getattr(lane, "live", None)
-        if live is None:
+        live, fused = getattr(lane, "live", None), getattr(lane, "fused", None)
+        if live is None or fused is None:
             continue
         for part, why in (("steps", live.why_masked), ("prompts", live.why_chunks_masked)):
             lines += [f"attention   {names}: {part} by masks, for {why}"] * (why is not None)
+        why = fused.why_plain or (live.why_masked and "its steps go by masks")
+        how = "in few launches" if why is None else f"in transformers' code, for {why}"
+        lines.append(f"layers      {names}: {how}")
     return lines

@@ -39,6 +39,7 @@ def test_the_dry_run_says_every_number(dry_run) -> None:
         "ragged, 8 rows, captured: step", "join, 12 requests in 8 slots, eager: longest pause",
         "service, two formulas of 4 rows, captured: tokens per second",
         "tiny-grouped, 4 rows, captured: tokens per second", "kernels of rerank: launches",
+        "rotate_into_pages, 3 rows, kernel", "gated, 1 rows, torch",
     ):  # fmt: skip
         assert numbers[name] > 0
     seconds = [one["seconds"] for one in dry_run["numbers"]]

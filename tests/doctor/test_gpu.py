@@ -15,7 +15,7 @@ from tape import Tape, on_tape
 from torch.nn.attention import varlen
 
 from descant import api
-from descant.doctor import gpu, kernels, steps
+from descant.doctor import gpu, kernels, layers, steps
 from descant.doctor.findings import BROKEN, MISSING, OK, Finding
 from descant.models.kernels import chunk_varlen, live_attention
 from descant.runtime import Decoder
@@ -95,6 +95,27 @@ def test_a_kernel_is_held_against_a_mask(name, monkeypatch) -> None:
     )
     [finding] = kernels.live("bfloat16", name, "cpu")
     assert finding.state == BROKEN and finding.message.startswith("inf of the largest")
+
+
+@pytest.mark.parametrize("dtype", layers.DTYPES)
+def test_the_kernels_of_a_layer_are_held_against_torch(dtype, monkeypatch) -> None:
+    """Each of them, and what they write."""
+    monkeypatch.setattr(gpu, "on_gpu", lambda: True)
+    [finding] = layers.layers(dtype, "odd sizes", "cpu")
+    assert finding.state == OK and len(finding.data) == 4 and finding.name in dict(gpu.checks())
+    right, shape = layers.calls, layers.SHAPES["odd sizes"]
+    for name, (kernel, plain, arguments) in right(shape, torch.float32, "cpu").items():
+
+        def planted(*given, kernel=kernel):
+            found = kernel(*given)
+            some = found if isinstance(found, torch.Tensor) else found[-1]
+            some[0, 0] *= 1.1
+            return found
+
+        calls = {name: (planted, plain, arguments)}
+        monkeypatch.setattr(layers, "calls", lambda *_, calls=calls: calls)
+        [finding] = layers.layers(dtype, "odd sizes", "cpu")
+        assert finding.state == BROKEN and finding.message.startswith(name)
 
 
 def test_what_no_query_sees_is_not_read(monkeypatch) -> None:

@@ -49,6 +49,7 @@ class Case:
         around: what is to be in place in the process that runs it.
         resumes: whether its message says that the same command resumes.
         slow: whether it takes long.
+        sample: of its files, one in so many is tried: more where another case's writers are its.
     """
 
     command: str
@@ -57,6 +58,7 @@ class Case:
     around: Callable[[Path], Any] | None = None
     resumes: bool = False
     slow: bool = False
+    sample: int = 1
 
     def act(self, folder: Path) -> tuple[int, str, str]:
         """Run it: the exit code, what it printed, and its errors."""
@@ -199,9 +201,9 @@ def cases() -> dict[str, Case]:
         "gguf": Case("run", out, packed, own_cache, resumes=True),
         "train": Case("train", trained("arm", "lora.r=2"), training, resumes=True),
         "train full": Case("train", trained("sft", "save_total_limit=1"), training, resumes=True,
-                           slow=True),
+                           slow=True, sample=2),
         "train reward": Case("train", trained("reward", "lora.r=2", "eval_share=0.3"), training,
-                             resumes=True, slow=True),
+                             resumes=True, slow=True, sample=3),
         "train vector": Case("train", measured("vector", "layers=0-1"), training, resumes=True),
         "train probe": Case("train", measured("probe", "layer=1"), labelled, resumes=True),
         "inspect": Case("inspect", ("run.yaml", "How?", "--output", "out"), run_file),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import gc
 import json
 import os
 import platform
@@ -143,6 +144,7 @@ def watched(
 
 def _be_watched(act: Callable[[], tuple[int, str, str]], link: socket.socket, tell: int) -> None:
     """The forked process: install the filter, hand its listener over, act, and end."""
+    gc.freeze()  # what is the parent's is not looked at, and its pages stay shared
     try:
         listener = _install()
         socket.send_fds(link, [b"x"], [listener])

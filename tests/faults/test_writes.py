@@ -129,18 +129,19 @@ def points(operations: Sequence[Operation]) -> list[int]:
     return sorted({*first.values(), *last.values()})
 
 
-def sampled(operations: Sequence[Operation]) -> list[int]:
+def sampled(one: Undisturbed) -> list[int]:
     """The first, the last, and one operation of each file, of all kinds in turn.
 
     Files whose names differ by numbers alone, as checkpoints do, count as one here, and so do the
-    locks.
+    locks. Of the files, one in as many as the case says is in it.
     """
+    operations = one.operations
     of_file: dict[str, list[int]] = {}
     for n in points(operations):
         name = re.sub(r"\d+", "#", final(operations[n].file))
         of_file.setdefault("lock" if ".lock" in name else name, []).append(n)
     turns = [numbers[turn % len(numbers)] for turn, numbers in enumerate(of_file.values())]
-    return sorted({0, *turns, len(operations) - 1})
+    return sorted({0, *turns[:: one.case.sample], len(operations) - 1})
 
 
 def check_words(outcome: Outcome, operation: Operation, case: Case, what: str) -> None:
@@ -179,7 +180,7 @@ def check_killed(one: Undisturbed, numbers: Sequence[int]) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_a_disk_that_refuses(name: str, undisturbed) -> None:
     one = undisturbed(name)
-    for n in sampled(one.operations):
+    for n in sampled(one):
         check_failing(one, Fault(n, "fail"))
 
 
@@ -187,7 +188,7 @@ def test_a_disk_that_refuses(name: str, undisturbed) -> None:
 @pytest.mark.parametrize("name", cases())
 def test_a_disk_that_refuses_anything(name: str, undisturbed) -> None:
     one = undisturbed(name)
-    for n in sorted({*points(one.operations)} - {*sampled(one.operations)}):
+    for n in sorted({*points(one.operations)} - {*sampled(one)}):
         check_failing(one, Fault(n, "fail"))
 
 
@@ -213,14 +214,14 @@ def test_a_disk_that_takes_half(name: str, undisturbed) -> None:
 def test_a_process_that_is_killed(name: str, undisturbed) -> None:
     """Its folder is as it was before the n-th operation; each such folder is tried once."""
     one = undisturbed(name)
-    check_killed(one, sampled(one.operations))
+    check_killed(one, sampled(one))
 
 
 @EVERY
 @pytest.mark.parametrize("name", cases())
 def test_a_process_that_is_killed_anywhere(name: str, undisturbed) -> None:
     one = undisturbed(name)
-    check_killed(one, sorted({*points(one.operations)} - {*sampled(one.operations)}))
+    check_killed(one, sorted({*points(one.operations)} - {*sampled(one)}))
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -1,9 +1,13 @@
-"""Formulas at random: trees of every operator, condition and stage, over tables."""
+"""Formulas at random: trees of every operator, condition and stage, over tables.
+
+A strategy is made once for its arguments: hypothesis looks at each new one for longer than a draw
+takes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from fractions import Fraction
+from functools import cache
 
 from hypothesis import strategies as st
 from interpreter import MODELS, PARAMS, REWARDS
@@ -25,6 +29,7 @@ from descant.grammar import (
 DEPTH = 6
 
 
+@cache
 def of(*values: Fraction | int | str) -> st.SearchStrategy[Node]:
     """One of these numbers."""
     return st.sampled_from(list(map(Fraction, values))).map(_number)
@@ -92,7 +97,8 @@ def sums_of(parts: st.SearchStrategy[Node], leaves: int = 8) -> st.SearchStrateg
     )
 
 
-def sums(names: Sequence[str], leaves: int = 8) -> st.SearchStrategy[Node]:
+@cache
+def sums(names: tuple[str, ...], leaves: int = 8) -> st.SearchStrategy[Node]:
     """Linear expressions over some models."""
     return sums_of(st.sampled_from(names).map(Name), leaves)
 
@@ -123,13 +129,17 @@ rewards = st.recursive(
 ).map(lambda x: Binary("+", x, Name(REWARDS[0])))  # with a model in any case
 
 
+judged = sums(REWARDS, 3) | rewards
+weighed = of(0, 1, "3/2", -1) | st.sampled_from(PARAMS).map(Name) | of_models
+
+
 @st.composite
 def reranks(draw: st.DrawFn) -> Call:
     """``rerank`` with any of its options."""
     given = {
-        "reward": draw(sums(REWARDS, 3) | rewards),
+        "reward": draw(judged),
         "k": draw(of(1, 2, 4, 11)),
-        "w": draw(of(0, 1, "3/2", -1) | st.sampled_from(PARAMS).map(Name) | of_models),
+        "w": draw(weighed),
     }
     if draw(st.booleans()):
         given["norm"] = Name(draw(st.sampled_from(["none", "center", "minmax", "prefix"])))
@@ -160,6 +170,7 @@ stages = st.one_of(
 )
 
 
+@cache
 @st.composite
 def states(draw: st.DrawFn, depth: int) -> Node:
     """One side of a comparison."""
@@ -185,6 +196,7 @@ def states(draw: st.DrawFn, depth: int) -> Node:
     return Binary(op, draw(states(depth - 1)), draw(of("1/4", 1, 2)))
 
 
+@cache
 @st.composite
 def conditions(draw: st.DrawFn, depth: int) -> Node:
     """Comparisons, joined."""
@@ -203,8 +215,9 @@ OPERATORS = (
 )  # fmt: skip
 
 
+@cache
 @st.composite
-def operators(draw: st.DrawFn, depth: int, names: Sequence[str] = OPERATORS) -> Node:
+def operators(draw: st.DrawFn, depth: int, names: tuple[str, ...] = OPERATORS) -> Node:
     """One operator over scores of one level less."""
     name, x = draw(st.sampled_from(names)), draw(scores(depth - 1))
     more = scores(depth - 1)
@@ -239,6 +252,7 @@ def operators(draw: st.DrawFn, depth: int, names: Sequence[str] = OPERATORS) -> 
     return Pipeline(x, tuple(draw(st.lists(stages, min_size=1, max_size=2))))
 
 
+@cache
 @st.composite
 def scores(draw: st.DrawFn, depth: int = DEPTH) -> Node:
     """Scores: a model, an operator, or a sum of them, at most so many levels deep."""
@@ -247,11 +261,23 @@ def scores(draw: st.DrawFn, depth: int = DEPTH) -> Node:
     kind = draw(st.sampled_from(["model", "operator", "operator", "sum"]))
     if kind == "model":
         return draw(sums(MODELS, 3))
-    part = operators(depth) if kind == "operator" else operators(depth - 1)
     if kind == "operator":
-        return draw(part)
-    parts = st.sampled_from([draw(part), draw(part), *map(Name, MODELS)])
-    return draw(sums_of(parts, 4))
+        return draw(operators(depth))
+    part = operators(depth - 1)
+    parts = {"one part": draw(part), "another part": draw(part)}
+    return _with(draw(sums((*parts, *MODELS), 4)), parts)
+
+
+def _with(tree: Node, parts: dict[str, Node]) -> Node:
+    """A sum with its parts in the places of their names."""
+    match tree:
+        case Name(name):
+            return parts.get(name, tree)
+        case Binary(op, left, right):
+            return Binary(op, _with(left, parts), _with(right, parts))
+        case Unary(op, operand):
+            return Unary(op, _with(operand, parts))
+    return tree
 
 
 def piped(heads: st.SearchStrategy[Node]) -> st.SearchStrategy[Node]:

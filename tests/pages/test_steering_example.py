@@ -86,9 +86,17 @@ def test_a_demo_model_is_steered_where_its_probe_says_so(tmp_path, capsys) -> No
         assert repr(answer.text)[1:-1] == found[request, 0.0]
 
 
+@pytest.fixture(scope="module")
+def made_for_smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the examples find the vector and the probe that one of them has made."""
+    return tmp_path_factory.mktemp("steering")
+
+
 @pytest.mark.slow
-def test_smollm2_is_agitated_at_negative_weights(smollm2_package, tmp_path, capsys) -> None:
-    calm.main(["--output", str(tmp_path / "calm"), "--tokens", "32"])
+def test_smollm2_is_agitated_at_negative_weights(
+    smollm2_package, made_for_smollm2, capsys
+) -> None:
+    calm.main(["--output", str(made_for_smollm2 / "calm"), "--tokens", "32"])
     found = answers(capsys.readouterr().out)
 
     def marks(weight: float) -> int:
@@ -98,16 +106,13 @@ def test_smollm2_is_agitated_at_negative_weights(smollm2_package, tmp_path, caps
 
 
 @pytest.mark.slow
-def test_smollm2_tells_stressed_requests_apart(smollm2, tmp_path) -> None:
-    recipe = read_train_file(
-        "probe", FOLDER / "stressed.yaml", [f"model.path={smollm2}"], output=str(tmp_path / "p")
-    )
-    assert train_probe(recipe, lambda line: None).metrics["eval_accuracy"] >= 0.9
-
-
-@pytest.mark.slow
-def test_smollm2_is_steered_for_stressed_requests_alone(smollm2_package, tmp_path, capsys) -> None:
-    conditional.main(["--output", str(tmp_path), "--tokens", "24"])
+def test_smollm2_is_steered_for_stressed_requests_alone(
+    smollm2_package, made_for_smollm2, capsys
+) -> None:
+    """And its probe tells the requests apart that were held out."""
+    conditional.main(["--output", str(made_for_smollm2), "--tokens", "24"])
     found = answers(capsys.readouterr().out)
     changed = [found[request, 0.0] != found[request, 1.0] for request in conditional.REQUESTS]
     assert changed == [True, True, False, False]
+    kept = json.loads((made_for_smollm2 / "stressed" / "training.json").read_text())
+    assert kept["metrics"]["eval_accuracy"] >= 0.9

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from descant.models.kernels import gpu as kernels
 from rehearsal import Rehearsal, Step
 from rehearsal.formulas import FORMULAS, SEARCHES, WHERE, models
 
-LAYER = 10  # launches of a layer of Llama
+LAYER, PLAIN_LAYER = 10, 41  # launches of a layer of Llama, and by transformers' code
 
 
 @cache
@@ -51,14 +52,19 @@ def test_the_next_step_is_under_way_before_the_last_is_collected(formula) -> Non
     assert stalls == ([1] * 4 if "align" in formula else [0] * 4)  # the host feeds that the rest
 
 
-def test_launches_of_a_layer() -> None:
+@pytest.mark.parametrize("disabled", ["", "layers"])
+def test_launches_of_a_layer(disabled, monkeypatch) -> None:
+    monkeypatch.setattr(kernels, "_disabled", lambda: frozenset({disabled}))
+    said = "in transformers' code, for DESCANT_DISABLE_KERNELS names layers"
+
     def launches(layers: int) -> int:
         with Rehearsal() as gpu:
             model = gpu.language_model("tiny", layers=layers)
             decoder = gpu.compile("m", {"m": model}, capture=False)
+            assert f"layers      m: {said if disabled else 'in few launches'}" in str(decoder.plan)
             return len(gpu.steps(decoder, [40, 60], 1, room=256)[0].launches)
 
-    assert launches(4) - launches(2) <= 2 * LAYER
+    assert launches(4) - launches(2) == 2 * (PLAIN_LAYER if disabled else LAYER)
 
 
 def test_a_run_of_512_tokens_has_one_recording_and_the_next_has_none() -> None:

@@ -16,14 +16,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import httpx
 import openai
 import pytest
 
 from descant.inputs.runfile import RunFile
+from descant.serve.frontend import worker_link
 from descant.serve.frontend.server import Server
 from descant.serve.http.process import HttpServer
 from descant.serve.protocol.limits import Limits
@@ -92,10 +96,31 @@ def wait(condition: Callable[[], bool], seconds: float = 20) -> None:
         time.sleep(0.005)
 
 
+DECODERS = forkserver.ForkServer()  # where torch is imported once, and not for each server
+DECODERS.set_forkserver_preload(
+    ["descant.serve.worker.jobs", "descant.async_service", "transformers.modeling_utils"]
+)
+
+
+def forked(start: Callable[[Any], Any], message: Any) -> Any:
+    """Start a decode process as a fork; the command spawns it."""
+    with (
+        mock.patch.object(worker_link, "START_METHOD", "forkserver"),
+        mock.patch.object(forkserver, "connect_to_new_process", DECODERS.connect_to_new_process),
+    ):
+        return start(message)
+
+
 @contextlib.contextmanager
-def listening(run: RunFile, limits: Limits, **more: Any) -> Iterator[Served]:
-    """A server that listens, until the end of this."""
+def listening(run: RunFile, limits: Limits, forks: bool = True, **more: Any) -> Iterator[Served]:
+    """A server that listens, until the end of this.
+
+    Its decode process is spawned, as the command's, unless it ``forks``: then it starts at once,
+    and what it logs is not captured.
+    """
     server = Server(run, limits, **more)
+    if forks:
+        server.link.start = partial(forked, server.link.start)
     server.start()
     process = HttpServer(server, host="127.0.0.1", port=0, log_level="warning")
     thread = threading.Thread(target=process.run)

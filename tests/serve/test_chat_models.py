@@ -31,7 +31,7 @@ def message(role: str, content: str) -> dict[str, str]:
 
 
 def test_a_server_of_chat_models(run_file, capfd) -> None:
-    with listening(run_file, Limits(slots=2, max_model_len=256)) as served:
+    with listening(run_file, Limits(slots=2, max_model_len=256), forks=False) as served:
         client = served.client()
 
         def chat(model: str, messages: Any) -> list[int]:

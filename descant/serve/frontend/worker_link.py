@@ -29,6 +29,7 @@ from .metrics import Metrics
 from .streams import Stream
 
 GRACE = 5.0  # seconds for the last step, before the process is killed
+START_METHOD = "spawn"  # a fork would share torch's threads
 _log = logging.getLogger("descant.serve")
 
 
@@ -85,7 +86,7 @@ class WorkerLink:
         Raises:
             FormulaError, ModelError: a formula cannot be compiled, or a model not loaded.
         """
-        context = multiprocessing.get_context("spawn")  # a fork would share torch's threads
+        context = multiprocessing.get_context(START_METHOD)
         self._connection, child_end = context.Pipe()
         self.process = context.Process(target=run_worker, args=(child_end,), name="descant-decode")
         atexit.register(self.stop)  # else multiprocessing joins it without a timeout

@@ -11,6 +11,7 @@ import logging
 import weakref
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -207,6 +208,24 @@ def test_a_module_that_somebody_looks_at_runs() -> None:
         hook.remove()
 
 
+def test_others_that_run_the_model_meanwhile_get_what_it_gives() -> None:
+    """Another thread, in the middle of a forward of the lane."""
+    model, ids = families.model("llama"), torch.tensor([TEXTS[0]])
+    lane, found = lane_of(model), list[Tensor]()
+    steps(lane, 2)
+    expected = model(ids, use_cache=False).logits
+
+    def meanwhile(*_: Any) -> None:
+        hook.remove()
+        with ThreadPoolExecutor(1) as threads:
+            found.append(threads.submit(model, ids, use_cache=False).result().logits)
+
+    hook = model.model.layers[0].register_forward_hook(meanwhile)
+    with fused_in(lane, 2):
+        lane.logits()
+    assert torch.equal(found[0], expected)
+
+
 @pytest.mark.parametrize(("fault", "why"), [
     (lambda joined: gated(joined) * 1.5, "its kernels are "),
     (lambda joined: 1 / 0, "its kernel fails: division by zero"),
@@ -261,7 +280,10 @@ def test_why_layers_are_not_fused(monkeypatch) -> None:
     one = model.model.layers[0].mlp.up_proj
     one.weight.data = torch.randn(2 * len(one.weight), one.in_features)[: len(one.weight)]
     assert why(model) == "its matrices share memory with others"
-    assert why(families.model("llama")) is None
+    model = families.model("llama")
+    assert why(model) is None
+    model.model.compile()
+    assert why(model) == "it is compiled"
 
 
 # what the model keeps
