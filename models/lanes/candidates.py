@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -228,11 +228,3 @@ class CandidateLane(RaggedLane):
     def plan_line(self, candidates: str) -> str:
         """How candidates are scored, for the plan."""
         return f"tree, {candidates} in one forward over the cached text"
-
-    def _step(self, tokens: Tensor, positions: Tensor, *where: Any, **settings: Any) -> Any:
-        """A forward of all rows in use."""
-        raise NotImplementedError
-
-    def _catch_up(self, leave: int | None = None, ahead: int = 0) -> None:
-        """Read tokens that came while the lane did not run, all but ``leave``."""
-        raise NotImplementedError

@@ -50,6 +50,7 @@ class RaggedLane(PrefillLane):
 
     _rules: Sequence[Any]  # of what changes with the length of a text
     heads: LayerHeads
+    exact_length: bool
 
     @property
     def _survey(self) -> tuple[int, Survey]:
@@ -105,20 +106,36 @@ class RaggedLane(PrefillLane):
         self._keep_read(reads)
         return out
 
-    def _read_unread(self) -> Tensor | None:
-        """``(rows, V)`` logits, of rows that have more to read than others; None elsewhere."""
-        if not self.is_ragged or self.rows.backlog <= 0:
-            return None
-        pairs = enumerate(zip(*self.rows.counts(), strict=True))
-        reads = [RaggedRow(row, min(length, end - 1), end) for row, (length, end) in pairs]
-        if sum(each.tokens for each in reads) > self._chunk(1):
-            return None
+    def _read_unread(self) -> Tensor:
+        """``(rows, V)`` logits after all that rows have unread."""
+        if self.is_ragged and self.rows.backlog > 0:
+            pairs = enumerate(zip(*self.rows.counts(), strict=True))
+            reads = [RaggedRow(row, min(length, end - 1), end) for row, (length, end) in pairs]
+            if sum(each.tokens for each in reads) <= self._chunk(1):
+                return self._read_to_ends(reads)
+        self._catch_up()
+        tokens, positions = self.rows.unread(1)
+        same = self.exact_length and self.rows.same_length
+        out = self._step(tokens, positions, positions, self.rows.longest, same_length=same)
+        self.rows.mark_cached()
+        return out.logits[:, -1, : self.width].float()  # type: ignore[no-any-return]
+
+    def _read_to_ends(self, reads: Sequence[RaggedRow]) -> Tensor:
+        """The same, where all rows read what is unread in one ragged forward."""
         last = torch.tensor([each.tokens for each in reads]).cumsum(0) - 1
         narrow = head_of(self.model, last) if not self.heads.width else nullcontext()
         with narrow:
             logits: Tensor = self._read_ragged(reads, backbone=False).logits[:, -1, : self.width]
         self.rows.mark_cached()
         return (logits if len(logits) == len(last) else logits[last]).float()
+
+    def _step(self, *what: Any, **settings: Any) -> Any:
+        """A forward of all rows in use."""
+        raise NotImplementedError
+
+    def _catch_up(self, leave: int | None = None, ahead: int = 0) -> None:
+        """Read tokens that came while the lane did not run, all but ``leave``."""
+        raise NotImplementedError
 
     def _catch_up_ragged(self, left: int) -> None:
         """Read what texts have unread, but for so many tokens at the end of each."""
