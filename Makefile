@@ -25,10 +25,10 @@ demo: $(VENV)/.demo
 	$(BIN)/descant demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
 
 quick: $(VENV)/.dev
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 -m "not slow"
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal -m "not slow"
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -52,7 +52,7 @@ bench: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m bench.operators
 
 faults: $(VENV)/.dev
-	DESCANT_FAULTS=all $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 tests/faults
+	DESCANT_FAULTS=all $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal tests/faults
 
 fuzz: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/search.py --minutes $(MINUTES)

@@ -203,6 +203,7 @@ class Checkpoints:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._models: dict[str, Any] = {}
+        self._loaded: dict[Any, Any] = {}
 
     def path(self, name: str) -> str:
         """The folder of a checkpoint or an adapter."""
@@ -217,7 +218,23 @@ class Checkpoints:
         if name not in self._models:
             path = self.path(name)
             self._models[name] = self._with_peft(name) if name in LORA else fresh(path)
+            self._models[name].stays_as_it_is = True  # so that it is asked once for each text
         return self._models[name]
+
+    def loaded(self, load: Callable[..., Any], description: Any, model: Any, *options: Any) -> Any:
+        """What loads a declared model, but for one of these folders that has been loaded before.
+
+        Tests would spend a fourth of their time on it. One that somebody has hooked or written to
+        is loaded again.
+        """
+        *_, skeleton = options
+        ours = model.spec.model is None and Path(model.spec.path).parent == self.root
+        if model.merged or skeleton or not ours:
+            return load(description, model, *options)
+        key = (description.weights, *options)
+        if key not in self._loaded or _is_changed(self._loaded[key]):
+            self._loaded[key] = load(description, model, *options)
+        return self._loaded[key]
 
     def adapter(self, name: str) -> dict[str, str]:
         """What a formula's declaration of an adapter says."""
@@ -240,6 +257,12 @@ class Checkpoints:
         from peft import PeftModel
 
         return PeftModel.from_pretrained(fresh(self.path(LORA[name][0])), self.path(name)).eval()
+
+
+def _is_changed(model: Any) -> bool:
+    """Whether a model has hooks, or weights that were written in place."""
+    hooked = (one._forward_hooks or one._forward_pre_hooks for one in model.modules())
+    return any(hooked) or any(weight._version for weight in model.parameters())
 
 
 def fresh(path: str) -> Any:

@@ -8,9 +8,11 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import real_models
@@ -18,6 +20,7 @@ import real_models
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # these models are too small to share
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+gc.set_threshold(20_000, 20, 20)  # of the many objects of a forward, few are in cycles
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -117,6 +120,7 @@ def compiled(zoo: Any) -> Callable[..., Any]:
     from checkpoints import LORA, MODELS
 
     import descant
+    from descant.runtime.binding import bind
 
     def make(
         formula: str, models: dict[str, Any] | None = None, draft: str = "", **more: Any
@@ -125,7 +129,8 @@ def compiled(zoo: Any) -> Callable[..., Any]:
         adapters = {name: zoo.adapter(name) for name in named & set(LORA)}
         bases = {spec["on"] for spec in adapters.values()} - set(models or ())
         folders = {name: zoo.path(name) for name in (named & set(MODELS)) | bases}
-        return descant.compile(formula, {**folders, **adapters, **(models or {})}, **more)
+        with patch.object(bind, "load_declared", partial(zoo.loaded, bind.load_declared)):
+            return descant.compile(formula, {**folders, **adapters, **(models or {})}, **more)
 
     return make
 

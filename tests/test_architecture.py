@@ -189,6 +189,7 @@ def test_each_package_has_its_own_libraries() -> None:
             [
                 "models/kernels/decode_kernel.py",
                 "models/kernels/draw_kernel.py",
+                "models/kernels/lora/lora_kernel.py",
                 "models/layers/layer_kernel.py",
             ],
         ),

@@ -23,6 +23,7 @@ class Cost(NamedTuple):
         blocks: thread blocks of all launches.
         flops: of products.
         cached: bytes of keys and values that are read.
+        weights: bytes of weights that are read.
     """
 
     read: int
@@ -31,6 +32,7 @@ class Cost(NamedTuple):
     blocks: int
     flops: int = 0
     cached: int = 0
+    weights: int = 0
 
 
 def is_disabled(name: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -21,9 +22,10 @@ from ..adapters.decoder_layers import decoder_layers
 from ..adapters.lora import read_adapter
 from ..adapters.placed import PlacedLayer, linear_sizes, placed
 from ..adapters.rows.hooks import hook
+from ..adapters.rows.on_gpu import lists_of
 from ..adapters.rows.products import ForwardRows, Joined, add
 from ..adapters.rows.shares import Share, Weights, shares
-from ..adapters.rows.stacked import Stacked, stack
+from ..adapters.rows.stacked import Side, Stacked, stack
 from ..adapters.steering import ANSWER, Vector, fitting
 from ..adapters.vector_files import read_vector
 from ..combinations import BARE, LAYERS, STREAM, Chosen, Combination, CombinationTable
@@ -31,6 +33,7 @@ from ..errors import ModelError
 from ..footprint import Held, compute_dtype, execution_device
 from ..images.positions import rope_index
 from ..images.prompt import ImagePrompt
+from ..kernels.lora.products import Factors
 from ..upload import Changes, upload
 
 
@@ -223,9 +226,12 @@ class Adapters:
         """
         if self._rows.numbers is None or self._stacked.keys().isdisjoint(paths):
             return out
-        if paths not in self._joined:
-            self._joined[paths] = self._join(paths)
-        return add(self._joined[paths], self._rows, x, out)
+        first = 0
+        for joined in self._joined(paths):
+            end = first + sum(joined.outs)
+            add(joined, self._rows, x, out[..., first:end])
+            first = end
+        return out
 
     @contextmanager
     def chosen(self, chosen: Chosen | None, positions: Tensor | None = None) -> Iterator[None]:
@@ -238,12 +244,18 @@ class Adapters:
         rows = self._rows
         if chosen is not None and self._loaded:
             self.flush()
-            numbers = self._table.weights.index_select(0, chosen.slots)
+            table = self._table.weights
             if chosen.parts & LAYERS:
-                rows.numbers = numbers
+                count = positions.numel() if positions is not None else sys.maxsize
+                rows.lists = lists_of(table, chosen.slots, self._columns, count)
+                if rows.lists is None:
+                    rows.numbers = table.index_select(0, chosen.slots)
+                else:
+                    rows.numbers = rows.lists.numbers
                 if chosen.known is not None:
                     rows.shares = self._shares(tuple(each.weights for each in chosen.known))
             if chosen.parts & STREAM:
+                numbers = table.index_select(0, chosen.slots)
                 rows.steering = numbers.index_select(1, self._vectors)[:, None]
                 if self._everywhere is not None and positions is not None:
                     starts = self._table.starts.index_select(0, chosen.slots)
@@ -260,10 +272,22 @@ class Adapters:
             self._last = rows, shares(rows)
         return self._last[1]
 
+    def _joined(self, paths: tuple[str, ...]) -> list[Joined]:
+        """Modules together, where they lie side by side in memory or on no GPU; else one by one."""
+        if paths not in self._groups:
+            groups = [paths] if self._run(paths) is not None else [(path,) for path in paths]
+            self._groups[paths] = [self._join(group) for group in groups]
+        return self._groups[paths]
+
     def _join(self, paths: tuple[str, ...]) -> Joined:
         parts = tuple(self._stacked.get(path) for path in paths)
         sizes = (linear_sizes(self._model.get_submodule(path)) for path in paths)
-        return Joined(parts, tuple(out for _, out in filter(None, sizes)))
+        return Joined(parts, tuple(size[1] for size in sizes if size is not None), self._run(paths))
+
+    def _run(self, paths: tuple[str, ...]) -> Factors | None:
+        """What kernels read of modules, where they lie side by side."""
+        side = self._sides.get(paths[0])
+        return None if side is None else side.run(paths)
 
     def _begin(self) -> None:
         """Nothing is loaded."""
@@ -275,8 +299,10 @@ class Adapters:
         self._directions: dict[int, Tensor] = {}
         self._known = WeakValueDictionary[Hashable, Combination]()
         self._table = CombinationTable(self._device)
-        self._joined: dict[tuple[str, ...], Joined] = {}
-        self._last = tuple[Weights, ...](), list[Share]()
+        self._sides: dict[str, Side] = {}
+        self._groups: dict[tuple[str, ...], list[Joined]] = {}
+        self._columns = 0  # of the table, that ``_stack`` has seen
+        self._last: tuple[tuple[Weights, ...], list[Share]] = (), []
         self._vectors = torch.empty(0, dtype=torch.long)
         self._everywhere: Tensor | None = None
         self._changes += 1
@@ -296,8 +322,9 @@ class Adapters:
         def like(module: nn.Module) -> Tensor:
             return torch.empty(0, device=execution_device(module), dtype=dtype)
 
-        self._stacked, _ = stack(self._model, loaded, like)
-        self._joined = {}
+        self._stacked, sides = stack(self._model, loaded, like)
+        self._sides = {path: side for side in sides for path in side.paths}
+        self._groups, self._columns = {}, len(loaded)
         layouts = {parts.owners for parts in self._stacked.values()}
         self._rows.owners = {
             owners: torch.tensor(owners, dtype=torch.long, device=self._device)

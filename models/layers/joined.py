@@ -72,7 +72,7 @@ def _joined(tensors: Sequence[Tensor]) -> Tensor:
     found = torch.cat([tensor.detach() for tensor in tensors])
     parts = torch.split(found, [len(each) for each in tensors])
     for tensor, part in zip(tensors, parts, strict=True):
-        tensor.set_(part)
+        tensor.set_(part)  # type: ignore[call-overload]
     return found
 
 

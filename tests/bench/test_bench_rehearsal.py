@@ -10,12 +10,21 @@ import pytest
 from bench import rehearsal
 
 
+@pytest.fixture(scope="module")
+def measured() -> list[dict]:
+    """The lines, which are worked out once."""
+    return list(rehearsal.measure(["tiny"], [1, 2], 1))
+
+
 @pytest.fixture
-def said(monkeypatch, capsys):
+def said(measured, monkeypatch, capsys):
     def run(*arguments: str) -> str:
         given = ["--shapes", "tiny", "--batches", "1", "2", "--processes", "1", *arguments]
         monkeypatch.setattr(sys, "argv", ["rehearsal", *given])
+        asked = []
+        monkeypatch.setattr(rehearsal, "measure", lambda *of: asked.append(of) or iter(measured))
         rehearsal.main()
+        assert asked == [(["tiny"], [1, 2], 1)]
         return capsys.readouterr().out
 
     return run

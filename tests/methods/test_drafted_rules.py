@@ -15,7 +15,7 @@ SEARCHES = {
         [{"a": a} for a in (1.0, 0.3, 2.0)],
     ),
     "segment rejection": (
-        "base + a*arm | reject(rm, samples=2, entropy=3.0, shortest=2, longest=5)",
+        "base + a*arm | reject(rm, samples=2, entropy=3.0, shortest=2, longest=5, retries=3)",
         [{"a": a} for a in (1.0, 0.3, 0.0)],
     ),
 }
@@ -23,7 +23,6 @@ RULES = {name: (row.formula, row.values) for name, row in METHODS.items()} | SEA
 FIRST = re.compile(r"\b(?:base|strong)\b")
 
 
-@pytest.mark.pages(temperature=0.9)
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
 @pytest.mark.parametrize("name", RULES)
 def test_no_token_of_a_published_rule_changes(
@@ -54,3 +53,9 @@ def test_no_token_of_a_published_rule_changes(
         found = decoder.generate(PROMPTS, draft=draft, draft_length=3, **settings)
         assert [one.token_ids for one in found] == [one.token_ids for one in plain]
         assert [one.finish_reason for one in found] == [one.finish_reason for one in plain]
+
+
+@pytest.mark.pages
+@pytest.mark.parametrize("name", SEARCHES)
+def test_no_token_of_a_search_changes(zoo, compiled, clf, far, name) -> None:  # noqa: F811
+    test_no_token_of_a_published_rule_changes(zoo, compiled, clf, far, name, 0.9)

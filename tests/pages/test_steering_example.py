@@ -93,9 +93,7 @@ def made_for_smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_smollm2_is_agitated_at_negative_weights(
-    smollm2_package, made_for_smollm2, capsys
-) -> None:
+def test_smollm2_is_agitated_at_negative_weights(smollm2_package, made_for_smollm2, capsys) -> None:
     calm.main(["--output", str(made_for_smollm2 / "calm"), "--tokens", "32"])
     found = answers(capsys.readouterr().out)
 

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
+
+_SAID: WeakKeyDictionary[Any, dict[Any, Tensor]] = WeakKeyDictionary()  # by models that stay
+
+
+def _once(model: Any, ids: Sequence[int], ask: Callable[[Tensor], Tensor]) -> Tensor:
+    """What a model says of a text; one that stays as it is need say it once."""
+    said = _SAID.setdefault(model, {}) if getattr(model, "stays_as_it_is", False) else {}
+    key = (sum(each._version for each in model.parameters()), *ids)
+    if key not in said:
+        said[key] = ask(torch.tensor([list(ids)]))
+    return said[key].clone()
 
 
 @torch.no_grad()
 def logits(model: Any, ids: Sequence[int]) -> Tensor:
     """``(V,)``, what the model says comes after a text."""
-    return model(input_ids=torch.tensor([list(ids)])).logits[0, -1].float()
+    return _once(model, ids, lambda text: model(input_ids=text).logits[0, -1].float())
 
 
 def logprobs(model: Any, ids: Sequence[int]) -> Tensor:
@@ -23,8 +35,11 @@ def logprobs(model: Any, ids: Sequence[int]) -> Tensor:
 @torch.no_grad()
 def reward(model: Any, ids: Sequence[int]) -> float:
     """The reward of a whole text: the head at its last token, whatever that token is."""
-    hidden = model.base_model(input_ids=torch.tensor([list(ids)])).last_hidden_state
-    return model.score(hidden[0, -1]).item()
+
+    def ask(text: Tensor) -> Tensor:
+        return model.score(model.base_model(input_ids=text).last_hidden_state[0, -1])
+
+    return _once(model, ids, ask).item()
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from functools import wraps
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +25,7 @@ from descant.models.adapters.lora import Adapter, LayerAdapter
 from descant.models.cache.live import LiveAttention
 from descant.models.kernels import draw, live_attention
 from descant.models.kernels.first_use import FirstUse
+from descant.models.kernels.lora import products, row_lists
 from descant.models.lanes import adapters as lane_adapters
 from descant.models.lanes.prefill import PrefillLane
 from descant.models.lanes.transformers_lane import TransformersLane
@@ -40,6 +42,7 @@ from .costs import Cost, Declared
 from .device import Device, place
 from .graphs import PlayedGraph
 
+_RUNNING: list[Any] = []  # the lane whose forward runs, last
 PLENTY = 10**15  # bytes: whether there is room is not what is rehearsed
 
 
@@ -100,8 +103,46 @@ def declared_costs() -> dict[str, Declared]:
     return {
         "descant::live_attention": attends, "descant::draw": draws, "descant::gated": gates,
         "descant::rms_norm": normalises, "descant::add_rms_norm": normalises,
-        "descant::rotate_into_pages": rotates,
+        "descant::rotate_into_pages": rotates, **_costs_of_adapters(),
     }  # fmt: skip
+
+
+def _costs_of_adapters() -> dict[str, Declared]:
+    """Of what adapters add, by those that the rows of the running lane have."""
+
+    def lists(lengths: list[int], table: Tensor, slots: Tensor, loaded: int) -> Cost:
+        added, size = _added(len(slots)), row_lists.ROWS
+        used = sum(len({*chain(*added[row : row + size])}) for row in range(0, len(added), size))
+        said = row_lists.cost(len(slots), loaded, used)
+        return Cost([(table, said.read)], said.written, launches=1, blocks=said.blocks)
+
+    def adds(
+        lengths: list[int], out: Tensor, x: Tensor, a: Tensor, b: Tensor, starts: Tensor,
+        tiles: Tensor, numbers: Tensor, lists: Tensor, counts: Tensor, shape: Sequence[int],
+    ) -> Cost:  # fmt: skip
+        """The adapters that the rows of the lane that runs have."""
+        sides = _RUNNING[-1].adapters._sides.values()
+        side = next(each for each in sides if each.a is a)
+        loaded, rows, mine = shape[0], len(numbers), slice(*shape[1:3])
+        ends = [[ranges.get(i, (0, 0)) for i in range(loaded)] for ranges in side.ranges[mine]]
+        ranks = [[end - first for first, end in module] for module in ends]
+        queries, (_, size) = len(x) // rows, x.shape
+        said = products.cost(
+            _added(rows), queries, size, ranks, side.outs[mine], x.itemsize
+        )  # fmt: skip
+        read = [(a, said.weights), (x, said.read - said.weights)]
+        return Cost(read, said.written, said.flops, said.launches, said.blocks)
+
+    return {"descant::list_adapters": lists, "descant::add_lora": adds}
+
+
+def _added(rows: int) -> list[list[int]]:
+    """Of each row of the forward that runs, the adapters that it has; idle ones have none."""
+    lane = _RUNNING[-1]
+    known = [[column for column, _ in each.weights] for each in lane.rows.combinations]
+    copies = max(1, rows // max(1, lane.rows.width))
+    every = [row for row in known for _ in range(copies)]
+    return [*every, *[[] for _ in range(rows)]][:rows]
 
 
 def lanes_of(bound: Any) -> list[Any]:
@@ -229,10 +270,12 @@ def _lanes(device: Device) -> Iterator[Any]:
     @wraps(forward)
     def watched(self: Any, *args: Any, **settings: Any) -> Any:
         before, device.lengths = device.lengths, self.rows.counts()[1]
+        _RUNNING.append(self)
         try:
             return forward(self, *args, **settings)
         finally:
             device.lengths = before
+            _RUNNING.pop()
 
     prefill = PrefillLane._prefill
 

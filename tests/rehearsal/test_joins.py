@@ -45,7 +45,7 @@ def steps_of(name: str, change: int = 1) -> tuple[list[Step], int]:
         decoder = gpu.compile(formula, models(gpu), capture=True, enable_prefix_caching=False)
         each = 4 if name in SEARCHES else 1
         for _ in range(2):  # so that all of it has been recorded
-            tokens = [LEAVES] * change + [20] * 2 * change
+            tokens = [LEAVES] * change + [12] * 2 * change
             lengths = [60] * change + [50] * change + [40] * change
             slots = 2 * change * each
             steps = gpu.run(decoder, lengths, tokens, slots=slots, temperature=0.7, distinct=True)

@@ -21,7 +21,7 @@ FORMULAS = [
     "base + a*lora8 | rerank(rm, k=4, w=1.5)",
     "base | best_of(rm, n=2)",
     "base | particles(rm, n=2, length=3)",
-    "arm | reject(rm, target=0.5, entropy=3, longest=5)",
+    "arm | reject(rm, target=0.5, entropy=3, longest=5, retries=3)",
     'base | regex("([^x]|[^x]x)*")',
 ]
 

@@ -26,7 +26,7 @@ FORMULAS = [
     "(base | rerank(rm, k=3, norm=prefix)) + a*arm",
     "base + a*qwen2 | best_of(rm, n=3)",
     "base + a*lora4 | blockwise(arm, beams=2, samples=2, length=3)",
-    "arm | reject(rm, target=0.5, entropy=3, longest=5)",
+    "arm | reject(rm, target=0.5, entropy=3, longest=5, retries=3)",
 ]
 SETTINGS: dict[str, Any] = {"max_new_tokens": 12, "eos_token_id": list(range(0, 300, 31))}
 

@@ -26,7 +26,7 @@ FORMULAS = [
     "base | best_of(rm, n=3, keep=0.5, every=2)",
     'base | particles(3*rm, n=3, until="e")',
     "base + a*lora4 | blockwise(arm, beams=2, samples=1, length=3)",
-    "arm | reject(rm, target=0.5, entropy=3, longest=5)",
+    "arm | reject(rm, target=0.5, entropy=3, longest=5, retries=3)",
     "base[a*lora4 + (1-a)*lora8] + 0.3*base@none",
     "base[2*lora4 - honest] + a*entropy(base)*arm | temperature(0.5 + 0.1*entropy(base))",
 ]

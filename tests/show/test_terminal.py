@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from command_line import command as in_this_process
 from rich.table import Table
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -92,6 +93,6 @@ def test_run_and_inspect_on_a_real_terminal_and_into_a_file(tmp_path) -> None:
         assert rb"\x1b[2J" in written
     os.close(theirs)
     os.close(ours)
-    piped = subprocess.run(run, stdout=subprocess.PIPE, check=True).stdout
-    assert b"\x1b[2J" in piped
-    assert b"\\x1b" not in piped
+    piped = in_this_process(*run[3:]).stdout  # no terminal
+    assert "\x1b[2J" in piped
+    assert "\\x1b" not in piped

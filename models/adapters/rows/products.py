@@ -1,7 +1,8 @@
 """The sums ``w_i B_i A_i x`` that rows add to the outputs of modules which read the same input.
 
-Where the host knows the rows, an adapter costs what the rows that have it cost. A recording is
-replayed for other rows: there, every column of every adapter is computed, times a row's number.
+On a GPU, kernels add them to few positions. Otherwise, where the host knows the rows, an adapter
+costs what the rows that have it cost. A recording is replayed for other rows: without kernels,
+every column of every adapter is computed there, times a row's number.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ...kernels.lora.products import Factors
+from ...kernels.lora.row_lists import RowLists
+from .on_gpu import add_on_gpu, takes
 from .shares import Share
 from .stacked import Stacked
 
@@ -25,6 +29,7 @@ class ForwardRows:
         numbers: ``(rows, loaded)`` float32, a row's number of each adapter; None where no row has
             any.
         shares: who has which adapter; None where this is recorded.
+        lists: the same on a GPU, where kernels add it.
         columns: by what each column of a module is of, ``(rows, 1, columns)`` float32: a row's
             number of it.
         steering: ``(rows, positions, vectors)`` float32, a row's number of each vector where that
@@ -34,13 +39,14 @@ class ForwardRows:
 
     numbers: Tensor | None = None
     shares: Sequence[Share] | None = None
+    lists: RowLists | None = None
     columns: dict[tuple[int, ...], Tensor] = field(default_factory=dict)
     steering: Tensor | None = None
     owners: dict[tuple[int, ...], Tensor] = field(default_factory=dict)
 
     def forget(self) -> None:
         """The forward is over."""
-        self.numbers = self.shares = self.steering = None
+        self.numbers = self.shares = self.lists = self.steering = None
         self.columns = {}
 
 
@@ -50,10 +56,12 @@ class Joined(NamedTuple):
     Attributes:
         parts: of each, or None where no adapter is on it.
         outs: the size of each one's output.
+        factors: what kernels read of them, where they lie side by side in memory on a GPU.
     """
 
     parts: tuple[Stacked | None, ...]
     outs: tuple[int, ...]
+    factors: Factors | None
 
 
 def add(joined: Joined, rows: ForwardRows, x: Tensor, out: Tensor) -> Tensor:
@@ -67,11 +75,21 @@ def add(joined: Joined, rows: ForwardRows, x: Tensor, out: Tensor) -> Tensor:
     Returns:
         ``out``.
     """
+    lists, factors = rows.lists, joined.factors
+    if lists is not None and factors is not None:
+        hidden, into = x.reshape(-1, x.shape[-1]), out.view(-1, out.shape[-1])
+        if takes(factors, hidden, into):
+            add_on_gpu(factors, lists, hidden, into, lambda out: _add(joined, rows, hidden, out))
+            return out
+    return _add(joined, rows, x, out)
+
+
+def _add(joined: Joined, rows: ForwardRows, x: Tensor, out: Tensor) -> Tensor:
+    """The same by torch's operations."""
     assert rows.numbers is not None
-    count = len(rows.numbers)
+    count, first = len(rows.numbers), 0
     inputs = x.reshape(count, -1, x.shape[-1])
     outputs = out.view(count, -1, out.shape[-1])
-    first = 0
     for parts, size in zip(joined.parts, joined.outs, strict=True):
         if parts is not None:
             one = outputs if size == outputs.shape[2] else outputs[..., first : first + size]

@@ -11,11 +11,13 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate, chain
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from ...kernels.lora.products import Factors, tiles_of
 from ..placed import PlacedLayer, linear_sizes
 
 Loaded: TypeAlias = Sequence[Mapping[str, PlacedLayer]]  # by column; nothing, of a vector
@@ -76,6 +78,7 @@ class Side:
         paths: in their order; some may have no adapter.
         outs: the size of each one's output.
         ranges: of each module, as in ``Stacked``.
+        loaded: adapters, those of other modules and of vectors among them.
         a: ``(columns, in)``, module after module.
         b: of each module ``(columns, out)``, all in one row of numbers.
     """
@@ -83,19 +86,56 @@ class Side:
     paths: tuple[str, ...]
     outs: tuple[int, ...]
     ranges: tuple[Mapping[int, tuple[int, int]], ...]
+    loaded: int
     a: Tensor
     b: Tensor
 
     def parts(self) -> dict[str, tuple[Tensor, Tensor]]:
         """A and B of each module that has any."""
-        made, column, number = {}, 0, 0
-        for path, out, ranges in zip(self.paths, self.outs, self.ranges, strict=True):
-            if ranges:
-                columns = max(end for _, end in ranges.values())
-                b = self.b[number : number + columns * out].view(columns, out)
-                made[path] = self.a[column : column + columns], b
-                column, number = column + columns, number + columns * out
+        made, number = {}, 0
+        for place, (path, out) in enumerate(zip(self.paths, self.outs, strict=True)):
+            first, end = self._columns(place, place + 1)
+            if first < end:
+                b = self.b[number : number + (end - first) * out].view(-1, out)
+                made[path] = self.a[first:end], b
+            number += (end - first) * out
         return made
+
+    def run(self, paths: Sequence[str]) -> Factors | None:
+        """What kernels read for modules that lie in this order, one after the other; else None."""
+        first = self.paths.index(paths[0]) if paths[0] in self.paths else 0
+        last = first + len(paths)
+        if self.paths[first:last] != tuple(paths):
+            return None
+        starts, tiles, ends = self._tables
+        outs = sum(self.outs[:first]), sum(self.outs[:last])
+        mine = tiles[ends[first] : ends[last]]
+        modules, columns = (first, last), self._columns(first, last)
+        return Factors(self.a, self.b, starts, mine, self.loaded, modules, columns, outs)
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        """The first column of each module's adapters, and where the last ends."""
+        starts = [0]
+        for ranges in self.ranges:
+            for column in range(self.loaded):
+                first, end = ranges.get(column, (0, 0))
+                starts.append(starts[-1] + end - first)
+        return starts
+
+    def _columns(self, first: int, last: int) -> tuple[int, int]:
+        """Those of modules from the first to before the last."""
+        starts = self._starts
+        return starts[first * self.loaded], starts[last * self.loaded]
+
+    @cached_property
+    def _tables(self) -> tuple[Tensor, Tensor, list[int]]:
+        """Both tables of ``Factors`` for all modules, and where the tiles of each begin."""
+        starts, device = self._starts, self.a.device
+        tiles = tiles_of(starts, self.outs, self.loaded)
+        ends = [0, *accumulate(map(len, tiles))]
+        tables = torch.tensor([*chain(*tiles)], device=device)
+        return torch.tensor(starts, dtype=torch.int32, device=device), tables, ends
 
 
 def stack(
@@ -152,7 +192,7 @@ def _side(
         return None
     outs = [sizes[1] for path in group if (sizes := linear_sizes(modules[path])) is not None]
     joined = torch.cat(a).to(like), torch.cat(b).to(like)
-    return Side(tuple(group), tuple(outs), tuple(ranges), *joined)
+    return Side(tuple(group), tuple(outs), tuple(ranges), len(loaded), *joined)
 
 
 def _stacked(
@@ -162,13 +202,14 @@ def _stacked(
     embedding = any(layer.embedding for layer in layers if layer is not None)
     if embedding:
         pairs = [(x.a, x.b) for x in layers if x is not None and x.a is not None]
-        a = torch.cat([a for a, _ in pairs]).T.contiguous()
-        b = torch.cat([b.T for _, b in pairs if b is not None])
-        factors = a.to(like), b.to(like)
+        looked_up = torch.cat([a for a, _ in pairs if a is not None]).T.contiguous()
+        onward = torch.cat([b.T for _, b in pairs if b is not None])
+        factors = looked_up.to(like), onward.to(like)
     gains = [None if x is None or x.gain is None else x.gain - 1 for x in layers]
     shifts = [None if layer is None else layer.shift for layer in layers]
-    ranges, more = _ranges(layers), (_rows(gains, like), _rows(shifts, like))
-    return Stacked(*(factors or (None, None)), ranges, *more, embedding)
+    a, b = factors or (None, None)
+    gain, shift = _rows(gains, like), _rows(shifts, like)
+    return Stacked(a, b, _ranges(layers), gain, shift, embedding)
 
 
 def _ranges(layers: Sequence[PlacedLayer | None]) -> dict[int, tuple[int, int]]:

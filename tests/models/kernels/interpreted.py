@@ -76,6 +76,12 @@ def launch_into(operation: str, *arguments: Any) -> tuple[Any, tuple[Any, ...]]:
     return launch(operation, *arguments), arguments
 
 
+def launch_in_place(operation: str, out: Tensor, *arguments: Any) -> Tensor:
+    """The kernels' result, where they write it into their first argument."""
+    launch(operation, out, *arguments)
+    return out
+
+
 def count(operation: str, *arguments: Any) -> Counts:
     """What ``launch`` does."""
     from triton.runtime.interpreter import interpreter_builder

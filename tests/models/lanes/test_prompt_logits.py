@@ -299,7 +299,7 @@ FORMULAS = [
     "where(entropy(base) > 4, base + arm, base) | repetition_penalty(1.2)",
     "base | best_of(rm, n=3)",
     "base + 0.5*lora4 | blockwise(arm, beams=2, samples=2, length=3)",
-    "arm | reject(rm, target=0.5, entropy=3, longest=5)",
+    "arm | reject(rm, target=0.5, entropy=3, longest=5, retries=3)",
     "gpt2 + 0.5*lora_gpt2",
 ]
 

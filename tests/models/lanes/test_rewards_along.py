@@ -159,7 +159,7 @@ def ordinary(lane: Any, texts: list[list[int]], model: Any, candidates: Tensor) 
 @pytest.mark.parametrize("page_size", [0, 16])
 @pytest.mark.parametrize("reads_all", [False, True])
 @pytest.mark.parametrize("name", MODELS)
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(data=st.data())
 def test_rounds_of_drafts(name, reads_all, page_size, data) -> None:
     model, rows = MODELS[name], data.draw(st.integers(1, 3))

@@ -30,7 +30,7 @@ def decoder(compiled, base):
     return compiled(FORMULA, models={"base": base}, draft="lora4")
 
 
-@pytest.mark.pages
+@pytest.mark.pages(rows=3)
 @pytest.mark.parametrize("rows", [1, 3])
 @pytest.mark.parametrize("settings", [GREEDY, SAMPLED, SAMPLED | PENALTY])
 @pytest.mark.parametrize("draft", DRAFTS)
