@@ -220,6 +220,52 @@ def sampled_tokens(vocabulary: int, device: str = "cuda") -> Iterator[Finding]:
     yield Finding(title, OK if worst <= DRAWN else BROKEN, message, data={"below": worst})
 
 
+def summed_draws(vocabulary: int, device: str = "cuda") -> Iterator[Finding]:
+    """Draws from a sum of two terms, through top-k and top-p, against sums and sorts of torch's.
+
+    A token may be another that is as good.
+    """
+    import torch
+
+    from ..models.kernels.drawing.draw_sum import TOP_K, TOP_P, draw_sum
+    from ..models.kernels.gpu import why_no_triton
+    from ..models.kernels.noise import noisy
+
+    title = f"draws of {vocabulary} tokens from a sum, with stages"
+    if why := why_no_triton(_capability(device)):
+        yield Finding(title, NOTE, f"torch's operations draw: {why}")
+        return
+    generator = torch.Generator().manual_seed(vocabulary)
+    logits = [(3 * torch.randn(8, vocabulary, generator=generator)).to(device) for _ in "xy"]
+    rows, present = torch.arange(8, device=device), torch.ones(8, device=device) > 0
+    weights = [torch.full((8, 1), each, device=device) for each in (1.0, -0.5)]
+    k = torch.tensor([[1.0], [5], [40], [500], [3000], [vocabulary], [40], [vocabulary]])
+    p = torch.tensor([[1.0], [0.9], [0.5], [0.95], [0.99], [0.7], [1], [1]])
+    settings = (
+        torch.tensor([0, 0.2, 0.7, 1, 1.3, 2, 0, 1.0], device=device),
+        torch.randint(-(2**31), 2**31, (8, 2), generator=generator).to(device, torch.int32),
+        torch.arange(8, device=device) * 1000,
+    )
+    results, _ = draw_sum(
+        [logits[0].bfloat16(), logits[1]], [rows, rows], weights, [present, present], [], [], [],
+        [TOP_K, TOP_P], [k.to(device), p.to(device)], *settings,
+    )  # fmt: skip
+    scores = logits[0].bfloat16().float() - 0.5 * logits[1]
+    order = scores.argsort(dim=-1, descending=True)
+    best = scores.gather(1, order)
+    best = best.masked_fill(torch.arange(vocabulary, device=device) >= k.to(device), -torch.inf)
+    shares = best.double().softmax(dim=-1)
+    beyond = shares.cumsum(dim=-1) - shares >= p.to(device)
+    left = torch.full_like(scores, -torch.inf)
+    left.scatter_(1, order, best.masked_fill(beyond, -torch.inf))
+    drawn_from = noisy(left, *settings)
+    short = drawn_from.amax(dim=1) - drawn_from.gather(1, results[:1].T)[:, 0]
+    worst, alarmed = float(short.max()), int(results[1].count_nonzero())
+    message = f"{worst:.2g} below the best score with noise; at most {DRAWN:g}; {alarmed} alarms"
+    good = worst <= DRAWN and not alarmed
+    yield Finding(title, OK if good else BROKEN, message, data={"below": worst})
+
+
 def reference() -> Iterator[Finding]:
     """What the kernels are held against, on a CPU, by transformers' own attention."""
     import torch

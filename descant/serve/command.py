@@ -60,6 +60,9 @@ def serve(
     max_body: Annotated[
         int, _min(1024, "Of a request, at most.", metavar="BYTES")
     ] = Limits.max_body,
+    max_logprobs: Annotated[
+        int, _min(0, "Of the best tokens, told with each one.")
+    ] = Limits.max_logprobs,
     api_key: Annotated[
         list[str] | None,
         typer.Option(help=f"Clients must send it; may be repeated. Better in {KEY}."),
@@ -113,7 +116,7 @@ def serve(
     limits = Limits(
         slots, max_model_len, max_queue, max_tokens, timeout, max_body, max_formulas,
         shutdown_timeout, tuple(allowed_media_domains or ()),
-        tuple(map(str, runtime_lora_dir or ())),
+        tuple(map(str, runtime_lora_dir or ())), max_logprobs,
     )  # fmt: skip
     # A key that comes from a file often ends in a line break; no header can hold one.
     keys = [key.strip() for key in [*(api_key or []), *filter(None, [os.environ.get(KEY)])]]

@@ -17,6 +17,7 @@ from .losses import IGNORED
 Row = Mapping[str, Sequence[int]]
 Batch = dict[str, Tensor]
 REJECTED = "rejected_"
+INDEX = "example"  # of a row: which of the examples it is
 
 
 def pad(rows: Sequence[Row], pad_id: int, sides: Sequence[str] = ("",)) -> Batch:

@@ -12,7 +12,7 @@ from .states.recipe import ProbeFile, VectorFile
 from .trainfile import PATHS, TrainFile, TrainFileError, training_fields
 
 AnyTrainFile: TypeAlias = TrainFile | VectorFile | ProbeFile
-_FITTED = ("arm", "dpo", "reward", "sft")  # by transformers' Trainer
+_FITTED = ("arm", "dpo", "reward", "sft", "distill")  # by transformers' Trainer
 METHODS = (*_FITTED, "vector", "probe")
 _NAME, _SHORT = "train file", dict.fromkeys(PATHS, "path")
 _OWN = ("data", "key of data")

@@ -20,7 +20,7 @@ from ..models.text.encoding.prompt_encoder import check_rows
 from ..models.text.prompts import render, render_text, text_ids
 from ..models.text.templates import rendered
 from ..models.text.vocabulary import tokens_without_rows
-from .batches import REJECTED, Row
+from .batches import INDEX, REJECTED, Row
 from .examples import Example
 from .losses import IGNORED
 from .trainfile import TrainFileError
@@ -59,6 +59,7 @@ class Encoder:
         drop: drop what is longer; else keep its start.
         size: rows of the model's embeddings, where known.
         ended: end a response with an end of text.
+        indexed: say in each row which example it is, and take the tokens that it was drawn in.
     """
 
     spec: ModelSpec
@@ -68,27 +69,32 @@ class Encoder:
     drop: bool = False
     size: int | None = None
     ended: bool = True
+    indexed: bool = False
 
-    def rows(self, examples: Iterable[Example], counts: Counts) -> list[Row]:
+    def rows(self, examples: Iterable[Example], counts: Counts, first: int = 0) -> list[Row]:
         """One row per example: a text, or a pair where there are two responses.
+
+        The examples are numbered from ``first`` on.
 
         Raises:
             TrainFileError: a prompt, or a token, that this model cannot read, with its line.
         """
         rows: list[Row] = []
-        for example in examples:
+        for number, example in enumerate(examples, first):
             try:
                 row = self._row(example, counts)
             except ModelError as error:
                 raise TrainFileError(f"{example.where}: {error}") from None
             if row is not None:
-                rows.append(row)
+                rows.append(row | {INDEX: [number]} if self.indexed else row)
         counts.used += len(rows)
         return rows
 
     def _row(self, example: Example, counts: Counts) -> Row | None:
         responses = (example.chosen, example.rejected)
         sides = [self._side(example.prompt, text) for text in responses if text is not None]
+        if self.indexed and example.token_ids is not None:
+            sides = [(sides[0][0], list(example.token_ids))]
         if self.size is not None:
             for ids in (ids for side in sides for ids in side):
                 check_rows(_NAME, ids, self.size, self._rowless)

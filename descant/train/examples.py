@@ -29,10 +29,11 @@ class Example:
 
     Attributes:
         prompt: text or chat messages; None where ``chosen`` is a whole text to learn.
-        chosen: the response, or the better one.
-        rejected: the worse one; None for ``sft`` and ``probe``.
+        chosen: the response, or the better one; empty where a teacher is to answer.
+        rejected: the worse one; None for ``sft``, ``distill`` and ``probe``.
         where: the file and line, or the dataset and row.
         label: of ``probe``: what the text is.
+        token_ids: the response's, where somebody has drawn them.
     """
 
     prompt: str | Sequence[Message] | None
@@ -40,6 +41,7 @@ class Example:
     rejected: str | None
     where: str
     label: Label | None = None
+    token_ids: Sequence[int] | None = None
 
 
 def read_examples(data: Data, method: str, *, chat: bool = False) -> tuple[list[Example], int]:
@@ -50,11 +52,11 @@ def read_examples(data: Data, method: str, *, chat: bool = False) -> tuple[list[
     ``prompt, response_0, response_1`` with ``better_response_id`` or ``safer_response_id``
     (PKU-SafeRLHF). ``sft`` learns the chosen response of any of these, and reads ``prompt,
     completion``, ``messages`` (it learns the last one) and ``text`` (it learns all of it).
-    ``probe`` reads these three, with a ``label``.
+    ``probe`` reads these three, with a ``label``; ``distill`` the first two, and ``prompt`` alone.
 
     Args:
         data: where they are; ``bad_rows`` decides what happens to unusable ones.
-        method: ``sft`` and ``probe`` need no rejected response.
+        method: ``sft``, ``distill`` and ``probe`` need no rejected response.
         chat: split the texts of HH-RLHF into messages, for a template to render.
 
     Returns:
@@ -94,6 +96,8 @@ def example_of(
         raise Fault("is not a mapping of columns")
     if method == "probe":
         return replace(_one_response(row, where, chat), label=_label(row))
+    if method == "distill":
+        return _of_teacher(row, where, chat)
     prompt: str | Sequence[Message]
     if "response_0" in row and "response_1" in row:
         prompt, chosen, rejected = _by_verdict(row, dimension)
@@ -182,6 +186,22 @@ def _one_response(row: Mapping[str, Any], where: str, chat: bool) -> Example:
         return Example(None, _text(row, "text", filled=True), None, where)
     problem = "has neither prompt and completion, nor messages, nor text, nor chosen and rejected"
     raise Fault(f"{problem}; it has {', '.join(map(str, row)) or 'nothing'}")
+
+
+def _of_teacher(row: Mapping[str, Any], where: str, chat: bool) -> Example:
+    """A prompt with its answer, or without one."""
+    if {"messages", "completion"} & row.keys():
+        example = _one_response(row, where, chat)
+        if not example.chosen:
+            raise Fault("the answer is empty")
+        return example
+    if "prompt" not in row:
+        raise Fault(f"has no prompt; it has {', '.join(map(str, row)) or 'nothing'}")
+    if isinstance(row["prompt"], str):
+        prompt = _text(row, "prompt", filled=True)
+        turns = _turns(prompt) if chat and TURN.match(prompt) else prompt
+        return Example(turns, "", None, where)
+    return Example(_messages(row["prompt"], "prompt"), "", None, where)
 
 
 def _label(row: Mapping[str, Any]) -> Label:

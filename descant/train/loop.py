@@ -7,7 +7,7 @@ process runs this, and only the first one writes.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +24,11 @@ from ..models import ModelError
 from ..models.checkpoint.description import Description
 from ..runs.provenance import revision
 from .batches import Collator, Row
-from .checkpoints import MissedEvaluation, newest_complete
+from .checkpoints import CheckpointTrainer, MissedEvaluation, newest_complete
 from .encode import Counts, Encoder, shortened
-from .examples import read_examples
+from .examples import Example, read_examples
 from .folder import claim, held
+from .formulas.teacher import ANSWERS, Teacher
 from .model import description_of, model_of
 from .record import draw_curve, versions, write_record
 from .trainers import TRAINERS, Finite
@@ -77,14 +78,17 @@ def _train(
     start = time.perf_counter()
     is_first = PartialState().is_main_process
     log = say if is_first else lambda line: None
-    claim(folder, resolved(recipe))
+    teacher = _teacher(recipe)
+    claim(folder, resolved(recipe, teacher))
     description = description_of(recipe)
-    rows, counts = _data(recipe, description, arguments)
+    if teacher is not None and recipe.loss == "kl":
+        teacher.check(description)
+    rows, counts, examples = _data(recipe, description, arguments, teacher, log)
     for part, count in counts.items():
         log(f"{part}: {count}")
     checkpoint = newest_complete(folder, arguments, log)
     set_seed(arguments.seed)
-    trainer = _trainer(recipe, description, arguments, rows)
+    trainer = _trainer(recipe, description, arguments, rows, teacher, examples)
     if checkpoint:
         log(f"resumes from {checkpoint}")
     _fit(recipe, trainer, description, checkpoint)
@@ -96,7 +100,7 @@ def _train(
         except MissingExtra as error:
             log(f"no curve: {error}")
         write_record(folder, {
-            "recipe": resolved(recipe),
+            "recipe": resolved(recipe, teacher),
             "training_arguments": arguments.to_dict() | {"hub_token": None},
             "rows": {part: vars(count) for part, count in counts.items()},
             "metrics": metrics,
@@ -140,60 +144,89 @@ def training_arguments(recipe: TrainFile) -> TrainingArguments:
     return arguments
 
 
-def resolved(recipe: TrainFile) -> dict[str, Any]:
-    """A train file's content with its defaults, without the output folder."""
+def resolved(recipe: TrainFile, teacher: Teacher | None = None) -> dict[str, Any]:
+    """A train file's content with its defaults and its teacher, without the output folder."""
     content = recipe.model_dump(mode="json", exclude={"output"}, exclude_none=True)
     for key, methods in ONLY_OF.items():
         if recipe.method not in methods:
-            content.pop(key)
+            content.pop(key, None)
+    if teacher is not None:
+        content["teacher"] = teacher.run.model_dump(mode="json", exclude_defaults=True)
     return content | {"too_long": _too_long(recipe)}
 
 
+def _teacher(recipe: TrainFile) -> Teacher | None:
+    if recipe.teacher is None:
+        return None
+    return Teacher(recipe.teacher.path, recipe.teacher.formula)
+
+
 def _data(
-    recipe: TrainFile, description: Description, arguments: TrainingArguments
-) -> tuple[Rows, dict[str, Counts]]:
+    recipe: TrainFile, description: Description, arguments: TrainingArguments,
+    teacher: Teacher | None, log: Callable[[str], None],
+) -> tuple[Rows, dict[str, Counts], Sequence[Example]]:  # fmt: skip
+    """The rows and the counts of each part, and the examples that the rows are numbered by."""
     seed = arguments.seed if arguments.data_seed is None else arguments.data_seed
     quiet = arguments.disable_tqdm or not PartialState().is_main_process
     length = recipe.max_length or min(LENGTH, description.positions or LENGTH)
     drop = _too_long(recipe) == "drop"
     encoder = Encoder(
-        recipe.model, description.tokenizer, description.eos, length, drop, description.size
-    )
+        recipe.model, description.tokenizer, description.eos, length, drop, description.size,
+        indexed=teacher is not None and recipe.loss == "kl",
+    )  # fmt: skip
     chat = recipe.model.template is not None
     examples = {"train": read_examples(recipe.data, recipe.method, chat=chat)}
     if recipe.eval_data is not None:
         examples["eval"] = read_examples(recipe.eval_data, recipe.method, chat=chat)
-    elif recipe.eval_share:
+    if teacher is not None:
+        for part, (good, bad) in examples.items():
+            with PartialState().main_process_first():
+                folder = Path(recipe.output) / f"{part}-{ANSWERS}"
+                examples[part] = teacher.answer(good, folder, quiet, log), bad
+    if recipe.eval_share:
         pool, bad = examples["train"]
         Random(seed).shuffle(pool)
         cut = max(1, round(len(pool) * recipe.eval_share))
         examples = {"train": (pool[cut:], bad), "eval": (pool[:cut], 0)}
-    rows, counts = {}, {}
+    rows, counts, numbered = {}, {}, list[Example]()
     for part, (good, bad) in examples.items():
         counts[part] = Counts(rows=len(good) + bad, bad=bad)
         with_bar = tqdm(good, f"{part}: tokens", disable=quiet, leave=False)
-        rows[part] = encoder.rows(with_bar, counts[part])
+        rows[part] = encoder.rows(with_bar, counts[part], len(numbered))
+        numbered += good
         if not rows[part]:
             raise TrainFileError(f"no {part} row is left: {counts[part]}")
     if recipe.prefixes:
         rows["train"] = shortened(rows["train"], recipe.prefixes, seed)
-    return rows, counts
+    return rows, counts, numbered
 
 
 def _trainer(
-    recipe: TrainFile, description: Description, arguments: TrainingArguments, rows: Rows
-) -> Trainer:
+    recipe: TrainFile, description: Description, arguments: TrainingArguments, rows: Rows,
+    teacher: Teacher | None, examples: Sequence[Example],
+) -> Trainer:  # fmt: skip
     pad = description.tokenizer.pad_token_id or 0
-    own = {"beta": recipe.beta, "mean": recipe.length_normalization}
+    own: dict[str, Any] = {"beta": recipe.beta, "mean": recipe.length_normalization}
+    kind, collator = TRAINERS.get(recipe.method, CheckpointTrainer), Collator(pad)
+    if kind is CheckpointTrainer:
+        own = {}
+    if teacher is not None and recipe.loss == "kl":
+        from .formulas.distill import DistillTrainer, IndexedCollator
+
+        def distributions(numbers: Sequence[int], answers: Sequence[Sequence[int]]) -> Any:
+            return teacher.logprobs([examples[number].prompt for number in numbers], answers)
+
+        kind, collator = DistillTrainer, IndexedCollator(pad)
+        own = {"teacher": distributions}
     try:
-        trainer: Trainer = TRAINERS[recipe.method](
+        trainer: Trainer = kind(
             model=model_of(recipe, description, arguments.device, pad),
             args=arguments,
             train_dataset=rows["train"],
             eval_dataset=rows.get("eval"),
-            data_collator=Collator(pad),
+            data_collator=collator,
             callbacks=[Finite()],
-            **({} if recipe.method == "sft" else own),
+            **own,
         )
     except (TrainFileError, ModelError):
         raise

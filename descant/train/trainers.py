@@ -173,4 +173,4 @@ class RewardTrainer(PairTrainer):
         return last_scores(scores, mask)
 
 
-TRAINERS = {"arm": ArmTrainer, "dpo": DpoTrainer, "reward": RewardTrainer, "sft": CheckpointTrainer}
+TRAINERS = {"arm": ArmTrainer, "dpo": DpoTrainer, "reward": RewardTrainer}

@@ -19,9 +19,17 @@ from ..inputs.settings import SettingsError
 from ..models.checkpoint.spec import ModelSpec
 from ..models.invalid import explain
 
-Method: TypeAlias = Literal["arm", "dpo", "reward", "sft"]
-PATHS = ("model", "data", "eval_data")  # sections for which a text is short for their path
-ONLY_OF = {"beta": ("arm", "dpo"), "length_normalization": ("arm",), "prefixes": ("reward",)}
+Method: TypeAlias = Literal["arm", "dpo", "reward", "sft", "distill"]
+PATHS = (
+    "model",
+    "data",
+    "eval_data",
+    "teacher",
+)  # sections for which a text is short for their path
+ONLY_OF = {
+    "beta": ("arm", "dpo"), "length_normalization": ("arm",), "prefixes": ("reward",),
+    "teacher": ("distill",), "loss": ("distill",),
+}  # fmt: skip
 _OURS = {
     "output_dir": "it is output",
     "remove_unused_columns": "the batches are made here",
@@ -61,11 +69,21 @@ class Lora(Strict):
     use_rslora: bool = False
 
 
+class TeacherFile(Strict):
+    """The run file of a teacher, and the name of its formula where it has several."""
+
+    path: str
+    formula: str | None = None
+
+
 class TrainFile(Strict):
     """A train file.
 
     Attributes:
-        method: ``arm``, ``dpo``, ``reward`` or ``sft``.
+        method: ``arm``, ``dpo``, ``reward``, ``sft`` or ``distill``.
+        teacher: of ``distill``, a run file, whose formula answers the prompts of ``data`` that have
+            no completion, as its ``generate`` says.
+        loss: of ``distill``: ``kl`` to the teacher's distributions, or ``sft`` on its answers.
         model: the checkpoint to begin with, as in a run file; ``dtype`` is that of its weights
             (float32 if left out), ``template`` that of its prompts; ``quantization`` packs them
             under an adapter.
@@ -88,6 +106,8 @@ class TrainFile(Strict):
     eval_data: Data | None = None
     eval_share: float = Field(default=0.0, ge=0, lt=1)
     lora: Lora | None = None
+    teacher: TeacherFile | None = None
+    loss: Literal["kl", "sft"] = "kl"
     beta: FiniteFloat = Field(default=0.1, gt=0)
     length_normalization: bool = False
     max_length: int | None = Field(default=None, ge=2)
@@ -106,6 +126,8 @@ class TrainFile(Strict):
         for key, methods in ONLY_OF.items():
             if key in self.model_fields_set and self.method not in methods:
                 raise ValueError(f"{key} is an option of {' and '.join(methods)} alone")
+        if self.method == "distill" and self.teacher is None:
+            raise ValueError("distill needs a teacher: the path of a run file")
         if self.eval_data is not None and self.eval_share:
             raise ValueError("give eval_data or eval_share, not both")
         for key in _UNTRAINED:

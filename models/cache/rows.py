@@ -177,9 +177,10 @@ class Rows:
         """
         if self.stale:
             self.flush()
-        ahead = torch.arange(tokens, device=self.device)
-        last = self.ends[: self.width, None] - 1
-        positions = torch.minimum(self.lengths[: self.width, None] + ahead, last)
+        first, last = self.lengths[: self.width, None], self.ends[: self.width, None] - 1
+        if tokens > 1:
+            first = first + torch.arange(tokens, device=self.device)
+        positions = torch.minimum(first, last)
         return self.tokens_at(positions), positions
 
     def tokens_at(self, positions: Tensor) -> Tensor:
@@ -227,9 +228,8 @@ class Rows:
             self.flush()
         used = slice(self.width)
         self.texts[self.places[used], self.ends[used]] = tokens.to(self.device)
-        self.ends[used] += self.active[used] if self.bucketed else 1
-        for row in range(self.count):
-            self._ends[row] += 1
+        self.ends[used].add_(self.active[used] if self.bucketed else 1)
+        self._ends = [end + 1 for end in self._ends]
         self.total += self.count
         self.version += 1
         self.next_logits = None

@@ -39,13 +39,18 @@ def gumbel(bits):
 
 
 @triton.jit
-def packed(scores, tokens, inside):
-    """The scores as whole numbers, tokens in the low bits: NaN is the largest, zeros are equal."""
+def ordered(scores):
+    """The scores as whole numbers in their order: NaN is the largest, zeros are equal."""
     scores = tl.where(scores == 0.0, 0.0, scores)
     bits = scores.to(tl.int32, bitcast=True)
     order = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
-    order = tl.where(scores != scores, 0x7FFFFFFF, order)
-    order = tl.where(inside, order, -0x80000000)  # which nothing else is
+    return tl.where(scores != scores, 0x7FFFFFFF, order)
+
+
+@triton.jit
+def packed(scores, tokens, inside):
+    """The scores in their order as whole numbers, with the tokens in the low bits."""
+    order = tl.where(inside, ordered(scores), -0x80000000)  # which nothing else is
     return (order.to(tl.int64) << 32) | (0x7FFFFFFF - tokens).to(tl.int64)
 
 

@@ -159,14 +159,6 @@ class TransformersLane(CandidateLane):
         self.rows.mark_cached()
         return self._in_buffer(out.logits[:, -1, : self.width])
 
-    def _in_buffer(self, logits: Tensor) -> Tensor:
-        """``(rows, V)`` logits of the first rows, where they stay; idle rows keep what they had."""
-        if not len(self.kept_logits):
-            shape = (self.rows.most, logits.shape[-1])
-            self.kept_logits = torch.zeros(shape, dtype=torch.float32, device=self.device)
-        self.kept_logits[: len(logits)] = logits
-        return self.kept_logits[: self.rows.width]
-
     @torch.no_grad()
     def logits_of_last(self, tokens: int) -> Tensor:
         """As the protocol's, in any dtype; undefined where a text is shorter."""

@@ -1,11 +1,11 @@
-"""A reranking stage's reward models over the rows of a batch, and formulas that share them."""
+"""A reranking stage's reward models over the rows of a batch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,21 +14,6 @@ from ...models.lanes.protocols import RewardLane
 from ...models.rewards.shared_lane import RewardView
 from ..batch.row_map import RowMap
 from ..binding.term_parallel import TermParallel
-
-Scoring: TypeAlias = Generator[None, None, Tensor]  # stops once it has asked for rewards
-
-
-def finished(parts: Sequence[Scoring]) -> list[Tensor]:
-    """What each gives in the end: none goes on before all have asked for the rewards they need."""
-    results: dict[int, Tensor] = {}
-    while len(results) < len(parts):
-        for number, part in enumerate(parts):
-            if number not in results:
-                try:
-                    next(part)
-                except StopIteration as end:
-                    results[number] = end.value
-    return [results[number] for number in range(len(parts))]
 
 
 @dataclass

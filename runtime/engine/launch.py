@@ -25,15 +25,15 @@ from ..batch.pages import extend
 from ..batch.rewrite import replace_drafted
 from ..batch.slot_state import DrawnTokens
 from ..requests.answer import Answer
-from ..scores.alarms import alarms
 from ..scores.context import Context
+from ..scores.undrawn import alarms
 from .chunked_step import Chunk
 from .cuda_graphs import StepGraphs
 from .drafting import Draft, Proposal, drafted, proposed
 from .logprob_rows import logprob_rows
 from .pending import PendingStep
-from .sampler import Drawn, draw
-from .step import Step, draw_together
+from .sampler import Drawn, draw, draw_together
+from .step import Step
 
 NONE, BROKEN = -1, -2  # in place of a drafted token: there is none, or scores were NaN
 _log = logging.getLogger("descant")

@@ -1,33 +1,42 @@
 """The sampler: the best token of each row, with noise where the row samples.
 
 Rows of one vocabulary are sampled together, whichever plans they belong to: noise costs many small
-operations, whatever the number of rows. On CUDA it is a kernel of ours, once that has given what
-torch's operations give.
+operations, whatever the number of rows. On CUDA there are kernels of ours, once they have given
+what torch's operations give: for rows of scores; and for a sum of terms with its last stages, and
+what the host is told of it.
 """
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Generator, Hashable, Sequence
 from functools import partial
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 
+from ...formula.words.stages import Stage, Temperature
 from ...models.kernels.draw import draw as draw_by_kernel
+from ...models.kernels.drawing.draw_sum import draw_sum, keeps_best
 from ...models.kernels.first_use import FirstUse
 from ...models.kernels.gpu import why_disabled, why_no_triton
 from ...models.kernels.noise import noisy
+from ..scores.context import Context
 from ..scores.logprobs import best
+from ..scores.stages import chain
+from ..scores.undrawn import Undrawn, alarms
 
 TOLERANCE = 1e-4  # of scores with noise, which are rounded by their logarithms
+Scoring: TypeAlias = Generator[None, None, Tensor]  # stops once it has asked for rewards
 Source: TypeAlias = tuple[str, object]  # what can give NaN: a term, a search's term, a stage
 
 
 class SampledRows(Protocol):
-    """What the sampler reads of a batch."""
+    """What the sampler reads of a batch; ``count`` rows of it are not idle."""
 
+    count: int
     samples: bool
     keys: Tensor
     steps: Tensor
@@ -36,6 +45,18 @@ class SampledRows(Protocol):
     @property
     def width(self) -> int:
         """How many rows, with idle ones."""
+
+
+class Drawable(Protocol):
+    """A step, as far as drawing goes."""
+
+    def context(self, batch: Any) -> Context: ...
+    def forward(self, batch: Any) -> None: ...
+    def undrawn(self, batch: Any, context: Context) -> Undrawn | None: ...
+    def scoring(self, batch: Any, context: Context) -> Scoring: ...
+    def combined(self, context: Context, last: int = 0) -> Tensor: ...
+    def commit(self, batch: Any, context: Context, tokens: Tensor) -> None: ...
+    def drawn(self, batch: Any, context: Context, masked: Tensor, drawn: Any) -> Any: ...
 
 
 class Draw(NamedTuple):
@@ -65,6 +86,117 @@ class Drawn(NamedTuple):
     sources: list[Source]
     results: Tensor
     scores: Tensor
+
+
+def finished(parts: Sequence[Scoring]) -> list[Tensor]:
+    """What each gives in the end: none goes on before all have asked for the rewards they need."""
+    results: dict[int, Tensor] = {}
+    while len(results) < len(parts):
+        for number, part in enumerate(parts):
+            if number not in results:
+                try:
+                    next(part)
+                except StopIteration as end:
+                    results[number] = end.value
+    return [results[number] for number in range(len(parts))]
+
+
+def draw_together(parts: Sequence[tuple[Drawable, Any]], forwarded: bool = False) -> list[Drawn]:
+    """A token for every slot of several plans, each handed to its stages and lanes.
+
+    All scores are computed before any token is drawn, so that a lane which plans share runs once
+    for all of their rows.
+    """
+    contexts, sums, scoring = [], dict[int, Undrawn](), dict[int, Scoring]()
+    for step, batch in parts:
+        contexts.append(step.context(batch))
+        if not forwarded:
+            step.forward(batch)
+    for number, ((step, batch), context) in enumerate(zip(parts, contexts, strict=True)):
+        undrawn = step.undrawn(batch, context) if _takes_sums(batch.device) else None
+        if undrawn is not None:
+            sums[number] = undrawn
+        else:
+            scoring[number] = step.scoring(batch, context)
+    scores = dict(zip(scoring, finished([*scoring.values()]), strict=True))
+    own = dict(zip(scores, draw([parts[i][1] for i in scores], [*scores.values()]), strict=True))
+    by_sum = {i: _drawn_sum(each, *parts[i], contexts[i]) for i, each in sums.items()}
+    results = []
+    for number, ((step, batch), context) in enumerate(zip(parts, contexts, strict=True)):
+        if number in by_sum:
+            results.append(by_sum[number])
+            step.commit(batch, context, by_sum[number].results[0])
+        else:
+            results.append(step.drawn(batch, context, scores[number], own[number]))
+    return results
+
+
+def _takes_sums(device: torch.device) -> bool:
+    """Whether there are kernels for sums and stages."""
+    return device.type == "cuda"
+
+
+def _drawn_sum(undrawn: Undrawn, step: Drawable, batch: SampledRows, context: Context) -> Drawn:
+    """What a step has drawn, by the kernels for sums and stages."""
+    width, kinds, numbers = batch.width, undrawn.kinds, undrawn.numbers(context)
+    settings = batch.temperatures[:width], batch.keys[:width], context.steps
+    sources = undrawn.sources
+
+    def by_kernel() -> Drawn:
+        terms = undrawn.logits, undrawn.rows, undrawn.weights, undrawn.presents
+        more = undrawn.shifts, undrawn.wrongs, undrawn.finished
+        return Drawn(sources, *draw_sum(*terms, *more, kinds, numbers, *settings))
+
+    def scores_after(stages: Sequence[Stage]) -> Tensor:
+        sums = bool(undrawn.weights)
+        head = step.combined(context, last=sys.maxsize) if sums else undrawn.logits[0]
+        return chain(head, context, None, stages)
+
+    def plain() -> Drawn:
+        tokens, scores = _plain(scores_after(undrawn.stages), *settings)
+        alarmed = alarms(context, scores)
+        return Drawn(sources, torch.stack([tokens, alarmed, context.steps + 1]), scores)
+
+    def wrong(found: Drawn, expected: Drawn) -> str | None:
+        free = scores_after([each for each in undrawn.stages if isinstance(each, Temperature)])
+        used = slice(batch.count)  # idle rows may have anything
+        own, masked = [each[used] for each in settings], scores_after(undrawn.stages)[used]
+        drawn = (
+            Drawn(sources, each.results[:, used], each.scores[used]) for each in (found, expected)
+        )
+        return _wrong_sum(masked, free[used], own, *drawn)
+
+    kernel = _STAGES if keeps_best(kinds) else _SUMS
+    return kernel.run(context.steps.device, by_kernel, plain, wrong)
+
+
+def _wrong_sum(
+    masked: Tensor, free: Tensor, settings: Sequence[Tensor], found: Drawn, expected: Drawn
+) -> str | None:
+    """What is wrong with a draw, or None; a token may be another that is as good.
+
+    Sums in another order are rounded otherwise: so a token may be kept or excluded that is the last
+    to be kept, or the next.
+
+    Args:
+        masked: ``(slots, V)`` scores after all stages, and ``free``, after those that exclude none.
+        settings: temperatures, keys and steps.
+        found, expected: by the kernels, and by torch's operations.
+    """
+    tokens = torch.stack((found.results[0], expected.results[0]), dim=1)
+    tokens = tokens.clamp(0, masked.shape[1] - 1)
+    lowest = torch.where(masked == -torch.inf, torch.inf, masked).amin(dim=-1)
+    scores, last = free.gather(1, tokens), (1 + lowest.abs())[:, None] * TOLERANCE
+    on_edge, on_edge_too = ((scores - lowest[:, None]).abs() <= last).unbind(dim=1)
+    stays = masked.gather(1, tokens[:, :1])[:, 0] != -torch.inf
+    own, top = noisy(free, *settings).gather(1, tokens).unbind(dim=1)
+    good = ((top - own).abs() <= TOLERANCE * (1 + top.abs())) | on_edge | (on_edge_too & stays)
+    good |= tokens[:, 0] == tokens[:, 1]
+    close = torch.isclose(found.scores, scores[:, 0], rtol=TOLERANCE, atol=TOLERANCE)
+    good &= close | ~expected.scores.isfinite()
+    good &= (found.results[1:] == expected.results[1:]).all(dim=0)
+    rows = int(good.logical_not().sum())
+    return f"its kernel draws otherwise in {rows} of {len(good)} rows" if rows else None
 
 
 def draw(batches: Sequence[SampledRows], scores: Sequence[Tensor]) -> list[Draw]:
@@ -131,3 +263,5 @@ def _why_not(device: torch.device) -> str | None:
 
 
 _KERNEL: FirstUse[Draw] = FirstUse("sampling", _why_not)
+_SUMS: FirstUse[Drawn] = FirstUse("drawing from a sum", _why_not)
+_STAGES: FirstUse[Drawn] = FirstUse("drawing after stages", _why_not)

@@ -28,17 +28,17 @@ from ..batch.row_map import RowMap, reads_of
 from ..batch.texts import masks_of, starts_of, states_of, texts_of, thoughts_of
 from ..binding.bound import Bound, stages_by_owner
 from ..constraints.states import OF_REQUEST
-from ..scores.alarms import alarms
+from ..scores import undrawn
 from ..scores.components import ALL
 from ..scores.context import Columns, Context, Needing, Reading, Rewarder
 from ..scores.logprobs import Logits, TokenColumns, entropy, log_softmax
 from ..scores.operators import scorer, stage_numbers
 from ..scores.stages import chains, commit, moves_winner
 from ..scores.token_tables import TokenTable, add_drawn
-from .candidate_rewards import CandidateRewards, Scoring, finished
+from .candidate_rewards import CandidateRewards
 from .component_sampler import ComponentSampler
 from .logprob_rows import logprob_rows
-from .sampler import Draw, Drawn, draw
+from .sampler import Draw, Drawn, Scoring, draw_together, finished
 from .streams import in_turn
 
 
@@ -53,8 +53,8 @@ class Prepared(NamedTuple):
         reads: what gives each term's scores, and what heads say of them.
         certain: the lanes that run in every step, or in this one, where rows draw components of a
             mixture; and ``forwards``, what runs them.
-        feeds: the lanes that read every drawn token, whose rows they are, and, for a lane of
-            another vocabulary, the first token that it reads for each.
+        feeds: the lanes that read every drawn token; whose rows they are, or None where those are
+            the slots; and, of another vocabulary, the first token that is read for each.
         needing: per operator with a state, the rows that need it.
     """
 
@@ -67,7 +67,7 @@ class Prepared(NamedTuple):
     texts: Callable[[], list[Tensor]]
     certain: Sequence[int]
     forwards: Sequence[Callable[[], bool]]
-    feeds: Sequence[tuple[Any, Tensor, Tensor | None]]
+    feeds: Sequence[tuple[Any, Tensor | None, Tensor | None]]
     needing: Mapping[Operator, Needing]
 
 
@@ -110,6 +110,8 @@ class Step:
         self._scores = scorer(bound.plan.scores, self.columns)
         self._stateful = [(node, scorer(node, self.columns)) for node in bound.plan.stateful]
         self._stage_numbers = stage_numbers(bound.plan.stages, self.columns)
+        device = bound.lanes[bound.terms[0].lane].device
+        self._terms = undrawn.terms_of_sum(bound.plan, self.columns, self.unnormalised, device)
         self._components = self._component_sampler()
         self._search = bound.plan.search[1] if bound.plan.search else None
         self.proposes, self.goes_back = proposes, self._search is not None
@@ -117,6 +119,18 @@ class Step:
     def draw(self, batch: Batch, forwarded: bool = False) -> Drawn:
         """A token for every slot, committed; as ``draw_together``."""
         return draw_together([(self, batch)], forwarded)[0]
+
+    def undrawn(self, batch: Batch, context: Context) -> undrawn.Undrawn | None:
+        """What the draw's kernels go on from; None where somebody wants the scores."""
+        if batch.logprobs or batch.by_component or self._plan.search is not None:
+            return None
+        self._take_logits(batch, context)
+        last, stages = undrawn.last_stages(context, self.stages)
+        found = None
+        if last == sum(map(len, self.stages)) and self._stage_numbers is None:
+            row_maps = dict(reads_of(self._plan, batch.row_maps))
+            found = undrawn.of_sum(self._terms, stages, context, row_maps)
+        return found or undrawn.of_scores(self.combined(context, last), stages, context)
 
     def forward(self, batch: Batch) -> None:
         """Run the lanes that this step needs, so that their logits are there."""
@@ -153,10 +167,15 @@ class Step:
         """
         if not forwarded:
             self.forward(batch)
-        return finished([self._scoring(batch, context)])[0]
+        return finished([self.scoring(batch, context)])[0]
 
-    def _scoring(self, batch: Batch, context: Context) -> Scoring:
+    def scoring(self, batch: Batch, context: Context) -> Scoring:
         """The same once ``forward`` has run; it stops as ``chains`` does."""
+        self._take_logits(batch, context)
+        return (yield from self._combining(context))
+
+    def _take_logits(self, batch: Batch, context: Context) -> None:
+        """Those of the lanes that every step needs, into the context."""
         prepared: Prepared = batch.prepared[self]
         outputs = [self.bound.lanes[number].logits() for number in prepared.certain]
         if self.bound.term_parallel is not None:
@@ -167,13 +186,15 @@ class Step:
             context.logits[lane] = Logits(logits.to(batch.device), context.width, columns, own)
         if batch.by_component:
             self._components.tell(batch, context)
-        return (yield from self._combining(context))
 
-    def combined(self, context: Context) -> Tensor:
-        """``(slots, V)`` the formula and its stages, over logits that are there or come."""
-        return finished([self._combining(context)])[0]
+    def combined(self, context: Context, last: int = 0) -> Tensor:
+        """``(slots, V)`` the formula and its stages, over logits that are there or come.
 
-    def _combining(self, context: Context) -> Scoring:
+        The ``last`` stages, so many, are left out.
+        """
+        return finished([self._combining(context, last)])[0]
+
+    def _combining(self, context: Context, last: int = 0) -> Scoring:
         for node, reading in self._stateful:  # whether or not a row takes their side of a where
             if any(context.needing[node].rows):
                 reading(context)
@@ -186,7 +207,7 @@ class Step:
             context.unsure.append(surprise[:, 0].long())
         if self._stage_numbers is not None:
             context.numbers = self._stage_numbers(context)
-        return (yield from chains(head, context, self.stages, OF_REQUEST))
+        return (yield from chains(head, context, undrawn.without(self.stages, last), OF_REQUEST))
 
     def read_scores(
         self,
@@ -224,7 +245,7 @@ class Step:
         for address, stage in self._plan.reranks:
             commit(stage, address, tokens, context)
         for lane, owners, reads in prepared.feeds:
-            fed = tokens[owners]
+            fed = tokens if owners is None else tokens[owners]
             lane.feed(fed if reads is None else reads[fed])
         if prepared.tables:
             add_drawn(prepared.tables, tokens)
@@ -239,7 +260,7 @@ class Step:
             batch.state.scores_before.copy_(batch.search_scores)
             batch.search_scores[: batch.width] += self.search_scores(context, drawn.tokens)
         self.commit(batch, context, drawn.tokens)
-        rows = [drawn.tokens, alarms(context, drawn.scores), context.steps]
+        rows = [drawn.tokens, undrawn.alarms(context, drawn.scores), context.steps]
         if batch.logprobs:
             assert context.own is not None
             rows += logprob_rows(context.own, masked, batch, drawn.tokens)
@@ -266,12 +287,13 @@ class Step:
                 own = self._reading(row_map, Read(row_map.term.term), batch)
                 search.append((row_map, own if row_map.live else Context.zeros))
         certain = self._running(batch, self._certain)
-        feeds = []
+        feeds, alike = [], {each.term.lane for each in batch.row_maps if each.is_identity}
         for lane in fed_lanes(batch.bound):
             if batch.owners[lane].numel():
+                owners = None if lane in alike else batch.owners[lane]
                 columns = batch.token_columns.get(lane)
                 reads_first = columns and columns.reads
-                feeds.append((lanes[lane], batch.owners[lane], reads_first))
+                feeds.append((lanes[lane], owners, reads_first))
         prepared = batch.prepared[self] = Prepared(
             batch.values[used], batch.steps[used],
             {table: rows[used] for table, rows in batch.tables.items()}, reads, rewarders, search,
@@ -375,23 +397,3 @@ class Step:
         if self.bound.weighs_masks:
             columns.append(sum(context.kept_mass, torch.zeros_like(context.values[:, 0])))
         return torch.stack(columns, dim=1)
-
-
-def draw_together(parts: Sequence[tuple[Step, Batch]], forwarded: bool = False) -> list[Drawn]:
-    """A token for every slot of several plans, each handed to its stages and lanes.
-
-    All scores are computed before any token is drawn, so that a lane which plans share runs once
-    for all of their rows.
-    """
-    contexts, batches, results = [], [], []
-    for step, batch in parts:
-        contexts.append(step.context(batch))
-        batches.append(batch)
-        if not forwarded:
-            step.forward(batch)
-    pairs = zip(parts, contexts, strict=True)
-    scores = finished([step._scoring(batch, context) for (step, batch), context in pairs])
-    drawn = draw(batches, scores)
-    for (step, batch), context, masked, own in zip(parts, contexts, scores, drawn, strict=True):
-        results.append(step.drawn(batch, context, masked, own))
-    return results

@@ -25,8 +25,8 @@ from ..engine.engine import Engine
 from ..engine.launch import drawn_by
 from ..requests.answer import Answer
 from ..requests.request import Request
-from ..scores.alarms import alarms
 from ..scores.context import Context
+from ..scores.undrawn import alarms
 from .external import ExternalRows, Ids
 from .speculation.speculation import Speculation
 

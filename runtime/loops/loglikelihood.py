@@ -11,7 +11,7 @@ import math
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -185,11 +185,21 @@ class LoglikelihoodLoop:
                     texts += joining
                 score(batch, texts)
                 over = [slot for slot, text in enumerate(texts) if not text.left]
-                results = [result for slot in over for result in texts[slot].likelihoods()]
+                results = [result for slot in over for result in self.results(texts[slot])]
                 for slot in over:
                     texts[slot].request.states.clear()
                 batch.finish(over, texts)
             yield results
+
+    def keep(
+        self, texts: Sequence[_Text], positions: Sequence[tuple[int, int]], scores: Tensor
+    ) -> None:
+        """Keep what is wanted of scores: per row of ``(positions, V)``, of a slot's position."""
+        _keep(texts, positions, scores, self._top)
+
+    def results(self, text: _Text) -> Iterator[tuple[int, Any]]:
+        """Of every completion of a text, when all of it is scored."""
+        return text.likelihoods()
 
     def _by_token(self, batch: Batch, requests: Sequence[Request]) -> bool:
         """Whether candidates are scored at each step, or other processes take part."""
@@ -214,7 +224,7 @@ class LoglikelihoodLoop:
         positions = [(i, done[i] + ahead) for i, n in enumerate(counts) for ahead in range(n)]
         rows = [(batch.requests[slot], at) for slot, at in positions]
         check(self.engine, batch, context, scores, rows)
-        _keep(texts, positions, scores, self._top)
+        self.keep(texts, positions, scores)
         chunk.commit()
 
     def _token(self, batch: Batch, texts: Sequence[_Text]) -> None:
@@ -223,7 +233,7 @@ class LoglikelihoodLoop:
         done = [text.done for text in texts]
         next_tokens = torch.tensor(tokens, device=batch.device)
         context, scores = scored(self.engine, batch, done, next_tokens)
-        _keep(texts, list(enumerate(done)), scores, self._top)
+        self.keep(texts, list(enumerate(done)), scores)
         commit(self.engine, batch, context, tokens)
 
 
@@ -244,7 +254,7 @@ def _that_fit(batch: Batch, texts: Sequence[_Text], waiting: deque[_Text]) -> li
 def _keep(
     texts: Sequence[_Text], positions: Sequence[tuple[int, int]], scores: Tensor, top: int | None
 ) -> None:
-    """Keep the log-probabilities of tokens: per row of ``(positions, V)``, of a slot's position."""
+    """Keep the log-probabilities of tokens, and their ranks where the best are asked for."""
     pairs = [(row, t) for row, (i, at) in enumerate(positions) for t in texts[i].tokens_at(at)]
     rows, tokens = torch.tensor(pairs, device=scores.device).unbind(1)
     all_logprobs = log_softmax(scores)

@@ -20,8 +20,8 @@ from ..engine.pending import Positions
 from ..engine.sampler import Source
 from ..engine.step import Step
 from ..requests.request import Request
-from ..scores.alarms import alarms
 from ..scores.context import Context, Record
+from ..scores.undrawn import alarms
 
 
 class Stepping(Protocol):

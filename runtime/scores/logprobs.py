@@ -71,9 +71,11 @@ class Logits:
     """A lane's logits in one step, and what its heads gave.
 
     Attributes:
-        raw: ``(rows, width)``; a logit of minus infinity excludes its token.
-        broken: ``(rows,)`` bool, where a logit is NaN or infinite, or every one minus infinity.
+        own: ``(rows, width)`` as the lane gave them, in any dtype; None where the scores' tokens
+            are not its columns.
     """
+
+    own: Tensor | None = None
 
     def __init__(
         self,
@@ -85,19 +87,29 @@ class Logits:
         """Take what a lane gave.
 
         Args:
-            outputs: ``(rows, own)`` logits; and from column ``vocabulary`` on, what heads gave.
+            outputs: ``(rows, own)`` logits, of any dtype; and from column ``vocabulary`` on, what
+                heads gave.
             width: columns of scores.
             token_columns: where the logits are of another vocabulary, and are mapped.
         """
-        logits, self._width = outputs[:, :vocabulary], width
-        self._of_heads = outputs[:, logits.shape[1] :]
+        self._outputs, self._width = outputs[:, :vocabulary], width
+        if token_columns is None and self._outputs.shape[1] == width:
+            self.own = self._outputs
+        self._of_heads = outputs[:, self._outputs.shape[1] :]
         self._heads: dict[HeadColumns, Logits] = {}
-        self.broken = (logits.amax(dim=-1).abs() < torch.inf).logical_not_()
         if token_columns is not None:
-            logits = token_columns.mapped(logits)
-        elif logits.shape[1] < width:
-            logits = pad(logits, (0, width - logits.shape[1]), value=-torch.inf)
-        self.raw = logits
+            self.raw = token_columns.mapped(self._outputs.float())
+
+    @cached_property
+    def raw(self) -> Tensor:
+        """``(rows, width)`` float32; a logit of minus infinity excludes its token."""
+        logits, more = self._outputs.float(), self._width - self._outputs.shape[1]
+        return pad(logits, (0, more), value=-torch.inf) if more > 0 else logits
+
+    @cached_property
+    def broken(self) -> Tensor:
+        """``(rows,)`` bool, where a logit is NaN or infinite, or every one minus infinity."""
+        return (self._outputs.amax(dim=-1).abs() < torch.inf).logical_not_()
 
     @classmethod
     def joined(cls, parts: Sequence[Logits]) -> Logits:
@@ -120,7 +132,9 @@ class Logits:
 
     def keep(self) -> None:
         """Copy what a later forward would write over."""
+        self.broken = self.broken  # worked out now
         self.raw, self._of_heads = self.raw.clone(), self._of_heads.clone()
+        self._outputs, self.own = self.raw, None
 
     def head(self, columns: HeadColumns) -> Logits:
         """What a head gave: logits of its own; or one number, whose ``raw`` is ``(rows, 1)``."""

@@ -24,6 +24,7 @@ from descant.models import cuda_graph, recordings
 from descant.models.adapters.lora import Adapter, LayerAdapter
 from descant.models.cache.live import LiveAttention
 from descant.models.kernels import draw, live_attention
+from descant.models.kernels.drawing import draw_sum
 from descant.models.kernels.first_use import FirstUse
 from descant.models.kernels.lora import products, row_lists
 from descant.models.lanes import adapters as lane_adapters
@@ -79,6 +80,13 @@ def declared_costs() -> dict[str, Declared]:
         said = draw.cost(*scores.shape)
         return Cost([(scores, said.read)], said.written, launches=said.launches, blocks=said.blocks)
 
+    def sums(lengths: list[int], logits: list[Tensor], *more: Any) -> Cost:
+        kinds, steps = more[-5], more[-1]
+        said = draw_sum.cost(
+            len(steps), logits[0].shape[1], [each.itemsize for each in logits], kinds
+        )
+        return Cost([(logits[0], said.read)], said.written, 0, said.launches, said.blocks)
+
     def normalises(lengths: list[int], hidden: Tensor, *more: Any) -> Cost:
         adds, weight = len(more) == 3, more[-2]
         size = hidden.shape[-1]
@@ -103,7 +111,8 @@ def declared_costs() -> dict[str, Declared]:
     return {
         "descant::live_attention": attends, "descant::draw": draws, "descant::gated": gates,
         "descant::rms_norm": normalises, "descant::add_rms_norm": normalises,
-        "descant::rotate_into_pages": rotates, **_costs_of_adapters(),
+        "descant::rotate_into_pages": rotates, "descant::draw_sum": sums,
+        **_costs_of_adapters(),
     }  # fmt: skip
 
 

@@ -33,11 +33,12 @@ def test_attention_reads_what_is_live(ragged) -> None:
 
 
 def test_rows_of_very_different_lengths_take_little_more_than_the_floor(ragged) -> None:
-    assert ragged.over_floor() <= 1.5
+    assert ragged.over_floor() <= 1.2
 
 
-def test_64_rows_of_8b_take_little_more_than_the_floor() -> None:
-    assert replayed("llama-3.1-8b", [256] * 64).over_floor() <= 1.45
+@pytest.mark.parametrize(("rows", "most"), [(1, 1.2), (64, 1.25)])
+def test_rows_of_8b_take_little_more_than_the_floor(rows, most) -> None:
+    assert replayed("llama-3.1-8b", [256] * rows).over_floor() <= most
 
 
 @pytest.mark.parametrize(("shape", "rows", "length"), [

@@ -83,11 +83,24 @@ def test_launches_of_our_own_say_how_many_blocks_they_have(formula) -> None:
             assert launch.blocks, launch
 
 
-def test_a_draw_is_two_launches() -> None:
-    for step in rehearsed(FORMULAS["sum"]):
-        names = Counter(launch.name for launch in step.launches)
-        assert names["descant::draw"] == 2
+FROM_LOGITS = {  # launches from the logits to what the host gets
+    "one model": ("m", 2),
+    "adapters": ("m + 0.5*a + 0.5*b", 2),
+    "three models": ("m + 0.5*x - 0.5*y", 2),
+    "stages": ("m + 0.5*x | top_k(40) | top_p(0.9) | temperature(0.7)", 4),
+    "scores": ("mix(0.5: m, 0.5: x) | min_p(0.1)", 4),
+}
+
+
+@pytest.mark.parametrize(("formula", "launches"), FROM_LOGITS.values(), ids=FROM_LOGITS)
+def test_a_draw_is_few_launches(formula, launches) -> None:
+    for step in rehearsed(formula):
+        own = [launch for launch in step.launches if launch.name == "descant::draw_sum"]
+        assert len(own) == launches and all(launch.blocks for launch in own)
         assert not [launch for launch in step.launches if "noise" in launch.place]
+        if "mix" not in formula:
+            runtime = [launch for launch in step.launches if ".runtime." in launch.place]
+            assert len(runtime) <= len(own) + 6  # it feeds the lanes, and keeps the results
 
 
 @pytest.mark.parametrize("formula", named({"adapters": "m + 0.5*a + 0.5*b", "sum": "m + 0.5*x"}))

@@ -42,6 +42,7 @@ from .worker_link import WorkerLink
 DecodeRequest = CompletionRequest | ChatRequest
 COMPLETION_TOKENS = 16  # OpenAI's default of max_tokens in /v1/completions
 OF_TEMPLATES = ("reasoning_effort", "tools")  # fields that a chat template may not know
+TOLD = ("logprobs", "top_logprobs", "prompt_logprobs")  # fields that count the best tokens
 SCORES_PER_JOB = 8  # texts that are scored between two steps
 
 
@@ -298,6 +299,12 @@ class Server:
         if body.max_tokens is not None and body.max_tokens > most:
             problem = f"max_tokens is {body.max_tokens}; the server gives at most {most}"
             raise errors.invalid_value(problem, "max_tokens")
+        for name in TOLD:
+            top, limit = getattr(body, name, None), self.limits.max_logprobs
+            if isinstance(top, int) and top > limit:
+                raise errors.invalid_value(
+                    f"{name} is {top}; the server gives at most {limit}", name
+                )
         tokens = self.setting("max_new_tokens", body.max_tokens)
         if tokens is None and isinstance(body, CompletionRequest):
             tokens = COMPLETION_TOKENS

@@ -22,6 +22,7 @@ class Limits:
             images come as data.
         runtime_lora_dirs: folders below which adapters and vectors may be loaded while the server
             runs; none by default.
+        max_logprobs: of the best tokens that each token may be told with; OpenAI's is 20.
     """
 
     slots: int = 8
@@ -34,3 +35,4 @@ class Limits:
     shutdown_timeout: float = 30.0
     allowed_media_domains: tuple[str, ...] = ()
     runtime_lora_dirs: tuple[str, ...] = ()
+    max_logprobs: int = 20

@@ -35,8 +35,9 @@ class BlockLane(RowLane):
             page on a GPU whose attention reads tables, and 0 elsewhere.
         shares_prefixes: whether what was read is found again.
         recordings: of forwards, once ``record`` was called.
-        kept_logits: ``(rows, V)`` float32, where recordings write and find logits; and
-            ``last_logits``, ``(rows, tokens, V)`` by tokens and rows, after the last of texts.
+        kept_logits: ``(rows, V)``, where recordings write and find logits, in the model's dtype on
+            a GPU and else float32; and ``last_logits``, ``(rows, tokens, V)`` by tokens and rows,
+            after the last of texts.
         memory: another whenever rows or logits are in other memory.
     """
 
@@ -224,6 +225,15 @@ class BlockLane(RowLane):
         if self.page_size is None:
             return 0 if self.live.why_masked else CHUNK
         return self.page_size
+
+    def _in_buffer(self, logits: Tensor) -> Tensor:
+        """``(rows, V)`` logits of the first rows, where they stay; idle rows keep what they had."""
+        if not len(self.kept_logits):
+            shape = (self.rows.most, logits.shape[-1])
+            dtype = logits.dtype if self.device.type == "cuda" else torch.float32
+            self.kept_logits = torch.zeros(shape, dtype=dtype, device=self.device)
+        self.kept_logits[: len(logits)] = logits
+        return self.kept_logits[: self.rows.width]
 
     def _moved(self) -> None:
         """Rows and logits are in other memory than before."""

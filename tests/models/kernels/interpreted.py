@@ -127,6 +127,48 @@ def count(operation: str, *arguments: Any) -> Counts:
     return Counts(blocks, len(grids), read.total, written.total)
 
 
+def tokens(formula: str, prompts: list[str], **settings: Any) -> list[list[int]]:
+    """What demo models generate, where every token that can be is drawn by the kernels for sums."""
+    from unittest.mock import patch
+
+    import descant
+    from descant.demo import models
+    from descant.models.kernels.drawing.draw_sum import launch
+    from descant.models.kernels.first_use import FirstUse
+    from descant.runtime.engine import sampler
+
+    calls: list[int] = []
+
+    def counted(*arguments: Any) -> Any:
+        calls.append(len(arguments[0]))
+        return launch(*map(list, arguments[:9]), *arguments[9:])
+
+    decoder = descant.compile(formula, models())
+    with (
+        patch.object(sampler, "_takes_sums", lambda device: True),
+        patch.object(sampler, "draw_sum", counted),
+        patch.object(FirstUse, "run", lambda self, device, kernel, *others: kernel()),
+    ):
+        drawn = [each.token_ids for each in decoder.generate(prompts, **settings)]
+    assert calls
+    return drawn
+
+
+def examined(vocabulary: int) -> Any:
+    """What the doctor finds of draws from a sum."""
+    from unittest.mock import patch
+
+    from descant.doctor import kernels
+    from descant.models.kernels import gpu
+    from descant.models.kernels.drawing import draw_sum
+
+    with (
+        patch.object(draw_sum, "draw_sum", draw_sum.launch),
+        patch.object(gpu, "why_no_triton", lambda capability: None),
+    ):
+        return next(kernels.summed_draws(vocabulary, "cpu"))
+
+
 def noise(keys: Tensor, steps: Tensor, vocabulary: int) -> tuple[Tensor, Tensor]:
     """``(n, vocabulary)`` the bits that the kernels draw by, and the noise that they make of them.
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from descant.models.kernels.first_use import FirstUse
 from descant.runtime.engine import sampler
-from descant.runtime.engine.sampler import Draw
+from descant.runtime.engine.sampler import Draw, Drawn
 from descant.runtime.scores.noise import seed_key
 
 CPU = torch.device("cpu")
@@ -103,3 +103,36 @@ def test_batches_that_are_joined_draw_what_they_draw_apart() -> None:
         [alone] = sampler.draw([batch], [own])
         assert torch.equal(found.tokens, alone.tokens)
         assert torch.equal(found.scores, alone.scores)
+
+
+WRONG_SUMS = {
+    "other tokens": lambda drawn: drawn.results[0].add_(1).remainder_(300),
+    "another score": lambda drawn: drawn.scores.add_(0.01),
+    "alarms unseen": lambda drawn: drawn.results[1].zero_(),
+    "steps": lambda drawn: drawn.results[2].zero_(),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_SUMS)
+def test_what_is_wrong_with_a_draw_from_a_sum_is_seen(name) -> None:
+    free, *settings = case()
+    least = free.topk(20, dim=-1).values[:, -1:]
+    masked = free.masked_fill(free < least, -torch.inf)
+    tokens, scores = sampler._plain(masked, *settings)
+    wrong = torch.tensor([0, 0, 0, 1, 2])
+    expected = Drawn([], torch.stack((tokens, wrong, settings[2] + 1)), scores)
+    found = Drawn([], expected.results.clone(), scores.clone())
+    assert sampler._wrong_sum(masked, free, settings, found, expected) is None
+    WRONG_SUMS[name](found)
+    assert "otherwise" in (sampler._wrong_sum(masked, free, settings, found, expected) or "")
+
+
+def test_the_last_token_that_is_kept_may_be_excluded_by_rounding() -> None:
+    free = torch.zeros(1, 300)
+    free[0, :3] = torch.tensor([5.0, 4.0, 3.0])
+    masked = free.masked_fill(free < 4.0, -torch.inf)
+    settings = torch.ones(1), torch.zeros(1, 2, dtype=torch.int32), torch.zeros(1).long()
+    for token, right in ((1, True), (0, True), (2, False)):
+        expected = Drawn([], torch.tensor([[1], [0], [1]]), free[:, 1])
+        found = Drawn([], torch.tensor([[token], [0], [1]]), free[:, token])
+        assert (sampler._wrong_sum(masked, free, settings, found, expected) is None) is right

@@ -8,8 +8,7 @@ from pydantic import Field, model_validator
 
 from .fields import Body
 
-MAX_LOGPROBS = 20  # of each token, as for OpenAI's chats
-Top = Annotated[int, Field(ge=0, le=MAX_LOGPROBS)]
+Top = Annotated[int, Field(ge=0)]  # at most the server's max_logprobs
 
 
 class PromptFields(Body):

@@ -1,0 +1,1 @@
+"""Formulas in training loops: as a teacher, as what draws rollouts, and as a reference."""
