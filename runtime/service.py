@@ -1,8 +1,9 @@
 """A service: requests of many formulas in the same steps, coming and going as they please.
 
-Formulas share what they have in common: weights, and the forwards of every language model. Reward
-models are asked formula by formula, for their candidates differ. Nothing here waits, and nothing
-here knows of threads: whoever owns a service calls ``step`` again and again.
+Formulas share what they have in common: weights, the forwards of every language model, and on a CPU
+those of reward models that stages read alike; on a GPU, where steps are recorded, these are asked
+formula by formula. Nothing here waits, and nothing here knows of threads: whoever owns a service
+calls ``step`` again and again.
 """
 
 from __future__ import annotations
@@ -238,7 +239,7 @@ class Service(SharedSlots, Counts):
         """The share of the free memory that the pages of a formula's new lanes may take.
 
         Others may come that need some: of declared models that no formula has named, or of reward
-        models, of which every formula has lanes of its own.
+        models, of which every formula has lanes of its own where rows have pages.
         """
         self._named |= {term.term.model for term in bound.all_terms}
         own = {name for name, spec in self.specs.items() if spec.on is None or spec.merge}

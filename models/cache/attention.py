@@ -34,6 +34,7 @@ from .masks import (
     known_rule,
     live_window,
     runs_of,
+    segment_masks,
 )
 from .survey import Call
 
@@ -154,6 +155,22 @@ def _masked(
     return out.reshape(n, each, q, groups, -1).permute(0, 2, 3, 1, 4).reshape(n, q, heads, -1)
 
 
+def _ragged(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **settings: Any
+) -> Tensor:
+    """``(tokens, 1, heads, size)`` of ``(tokens, heads, 1, size)`` queries, by segments."""
+    window, outputs = current_window(), []
+    assert window is not None
+    for (tokens, rows, limit), mask in zip(
+        window.segments, segment_masks(attention_mask), strict=True
+    ):
+        own = query[tokens, :, 0]
+        own = own.reshape(rows.stop - rows.start, -1, *own.shape[1:]).transpose(1, 2)
+        keys = key[rows, :, :limit], value[rows, :, :limit]
+        outputs.append(_masked(module, own, *keys, mask, settings).flatten(0, 1)[:, None])
+    return torch.cat(outputs)
+
+
 def chunk_attention(
     query: Tensor, key: Tensor, value: Tensor, start: int, scale: float | None
 ) -> Tensor:
@@ -212,6 +229,8 @@ def _row_attention(original: Callable[..., Any]) -> Callable[..., Any]:
         window = current_window()
         if window is None:
             return original(module, query, *args, **settings)
+        if window.segments:
+            return _ragged(module, query, *args, **settings), None
         if not window.copies:
             return grouped_attention(module, query, *args, **settings)
         out, weights = grouped_attention(module, window.as_queries(query), *args, **settings)

@@ -36,6 +36,7 @@ class _Forward:
         masks: those that the model was given, by their ids, and ``sliding``, which of them stand
             for a rule that attention by live lengths knows: their windows, 0 for none.
         folded: the same as ``folded`` makes them, by id and number of heads.
+        parts: the same for each segment of a ragged forward.
     """
 
     positions: Tensor
@@ -46,6 +47,7 @@ class _Forward:
     masks: dict[int, Tensor] = field(default_factory=dict)
     sliding: dict[int, int] = field(default_factory=dict)
     folded: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+    parts: dict[int, list[Tensor]] = field(default_factory=dict)
 
 
 _current: ContextVar[_Forward | None] = ContextVar("the forward of a lane", default=None)
@@ -130,6 +132,20 @@ def runs_of(mask: Any) -> Sequence[Run]:
     forward = _current.get()
     known = forward is not None and forward.masks.get(id(mask)) is mask
     return forward.window.runs if forward is not None and known else ()
+
+
+def segment_masks(mask: Tensor) -> list[Tensor]:
+    """Of each segment of a ragged forward, its mask, ``(n, 1, q, limit)``."""
+    forward = _current.get()
+    assert forward is not None
+    if id(mask) not in forward.parts:
+        own = []
+        for tokens, rows, limit in forward.window.segments:
+            part = mask[tokens, :, :, :limit].reshape(rows.stop - rows.start, -1, 1, limit)
+            own.append(part.transpose(1, 2))
+        forward.parts[id(mask)] = own
+        forward.masks |= {id(part): part for part in (mask, *own)}  # kept as long as their ids
+    return forward.parts[id(mask)]
 
 
 def folded(mask: Tensor, heads: int, dtype: torch.dtype) -> Tensor:

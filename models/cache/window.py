@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -15,6 +15,19 @@ from .survey import Survey
 
 RUN = 256  # tokens that cost as much as one more call of attention, about
 Run: TypeAlias = tuple[slice, int]
+
+
+class Segment(NamedTuple):
+    """Tokens of a ragged forward that attend together, side by side.
+
+    Attributes:
+        tokens: which; as many of each row, row after row.
+        rows: adjacent ones, and ``limit``, below which their tokens see cache positions.
+    """
+
+    tokens: slice
+    rows: slice
+    limit: int
 
 
 @dataclass(eq=False)  # one is made for every forward: frozen, it would take four times as long
@@ -42,6 +55,8 @@ class Window:
             states change; None where all do.
         copies: of each row, if any: they read one token each, side by side, and leave the row's
             states as they are. Its queries are its copies.
+        segments: of a ragged forward, whose rows read unlike numbers of tokens: to all but
+            attention each token is a row, ``(tokens, 1)``, and ``index`` says of which text.
         images: whether a prompt with images is read, whose tokens may see others behind them.
         survey: notes what the model asks of attention, where someone wants to know.
     """
@@ -60,6 +75,7 @@ class Window:
     live: bool = False
     reads: Tensor | None = None
     copies: int = 0
+    segments: Sequence[Segment] = ()
     images: bool = False
     survey: Survey | None = None
 

@@ -6,17 +6,34 @@ after the row's end. It sees the text before its position, and itself.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..checkpoint.reward_head import Head
-from .prefill import PrefillLane
+from .ragged import RaggedLane, RaggedRow
 
 
-class CandidateLane(PrefillLane):
+class Asked(NamedTuple):
+    """Candidates of some rows.
+
+    Attributes:
+        rows: their numbers.
+        candidates: ``(rows, n)``.
+        after: ``(rows, n)``, tokens of the text that come after each; or the same of all.
+        last: tokens at the end of every text that are read, and scored, before them.
+    """
+
+    rows: Sequence[int]
+    candidates: Tensor
+    after: Tensor | int = 0
+    last: int = 0
+
+
+class CandidateLane(RaggedLane):
     """What a lane over a causal reward model says of candidates."""
 
     @torch.no_grad()
@@ -34,9 +51,16 @@ class CandidateLane(PrefillLane):
         """As the protocol's: one forward, but for texts that grow out of their frequencies."""
         if any(self.rows.crosses(end - most, end + 1) for end in self.rows.counts()[1]):
             return self._position_by_position(candidates, after)
+        return self.rewards_along_of(None, candidates, after, most)
+
+    @torch.no_grad()
+    def rewards_along_of(
+        self, rows: Sequence[int] | None, candidates: Tensor, after: Tensor, most: int
+    ) -> tuple[Tensor, Tensor]:
+        """The same of some rows alone, where the lane ``shares_rewards``; None is all."""
         (count, positions, k), after = candidates.shape, after.to(self.device)
         each = after.repeat_interleave(k, dim=1)
-        of_last, rewards = self._of_tree(candidates.flatten(1), each, most + 1)
+        of_last, rewards = self._of_tree(candidates.flatten(1), each, most + 1, rows)
         columns = (most - after).to(of_last.device)
         index = columns[..., None].expand(count, positions, of_last.shape[-1])
         return rewards.reshape(count, positions, k, -1), of_last.gather(1, index)
@@ -62,14 +86,68 @@ class CandidateLane(PrefillLane):
         out = self._step(tokens, positions, positions, self.rows.longest, backbone=True)
         return self.head(out.last_hidden_state)[:, 0]
 
-    def _of_tree(self, candidates: Tensor, after: Tensor | int, last: int) -> tuple[Tensor, Tensor]:
+    @torch.no_grad()
+    def rewards_of(
+        self, asked: Sequence[tuple[Sequence[int], Tensor]]
+    ) -> list[tuple[Tensor, Tensor | None]]:
+        """``rewards`` of several parts of the rows, with candidates of each, in one forward.
+
+        The lane ``shares_rewards``; rows of no part read nothing.
+        """
+        last = 0 if self._reads_all else 1
+        outputs = self._of_rows([Asked(*each, last=last) for each in asked])
+        return [(rewards, of_last[:, 0] if last else None) for of_last, rewards in outputs]
+
+    def _of_rows(self, asked: Sequence[Asked]) -> list[tuple[Tensor, Tensor]]:
+        """What ``_of_tree`` gives of each, in one ragged forward."""
+        lengths, ends = self.rows.counts()
+        self.ensure_capacity(
+            max(ends[row] for each in asked for row in each.rows)
+            + max(each.candidates.shape[1] for each in asked)
+        )
+        self._make_room(0)
+        last = max(each.last for each in asked)
+        if sum(map(int.__sub__, ends, lengths)) > self._chunk(1):
+            self._catch_up(leave=last, ahead=1)
+            lengths = self.rows.counts()[0]
+        reads: dict[int, tuple[RaggedRow, Tensor]] = {}
+        for rows, candidates, after, kept in asked:
+            behind = torch.as_tensor(after).expand_as(candidates).tolist()
+            for row, tokens, backs in zip(rows, candidates, behind, strict=True):
+                start = max(0, min(lengths[row], ends[row] - kept))
+                reads[row] = RaggedRow(row, start, ends[row], backs), tokens
+        ordered = [reads[row] for row in sorted(reads)]
+        every = torch.cat([tokens for _, tokens in ordered]).to(self.device)
+        out = self._read_ragged([read for read, _ in ordered], every, backbone=True)
+        self._mark_read({row: ends[row] for row in reads})
+        rewards, first = self.head(out.last_hidden_state)[:, 0], dict[int, int]()
+        total = 0
+        for read, _ in ordered:  # where each row's candidates begin
+            first[read.row] = total + read.end - read.start
+            total += read.tokens
+        outputs = []
+        for each in asked:
+            begin = torch.tensor([[first[row]] for row in each.rows])
+            unread = [[ends[row] - reads[row][0].start] for row in each.rows]
+            before = (begin + torch.arange(-each.last, 0)).maximum(begin - torch.tensor(unread))
+            own = begin + torch.arange(each.candidates.shape[1])
+            outputs.append((rewards[before], rewards[own]))
+        return outputs
+
+    def _of_tree(
+        self,
+        candidates: Tensor,
+        after: Tensor | int,
+        last: int,
+        rows: Sequence[int] | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """``(rows, last, labels)`` and ``(rows, n, labels)``, in one forward.
 
-        Args:
-            candidates: ``(rows, n)``.
-            after: ``(rows, n)``, tokens of the text that come after each; or the same of all.
-            last: tokens at the end of every text that are read, and scored, before them.
+        Arguments are those of ``Asked``, of all rows if left out.
         """
+        if self.shares_rewards:
+            every = range(self.rows.count) if rows is None else rows
+            return self._of_rows([Asked(every, candidates, after, last)])[0]
         n = candidates.shape[1]
         self.ensure_capacity(self.rows.longest + n)
         self._make_room(n)
@@ -126,6 +204,16 @@ class CandidateLane(PrefillLane):
         self.rows.feed(tokens)
         self.rows.mark_cached()
 
+    @torch.no_grad()
+    def keep_of(self, rows: Sequence[int], choice: Tensor, tokens: Tensor) -> None:
+        """``keep`` of some rows alone, where the lane ``shares_rewards``."""
+        index = torch.tensor(rows)
+        places = self.rows.ends[index, None]
+        self.blocks.cache.move_tokens(index[:, None], places + choice[:, None], places)
+        self.rows.feed_rows(tokens, index, rows)
+        ends = self.rows.counts()[1]
+        self._mark_read({row: ends[row] for row in rows})
+
     def ensure_capacity(self, tokens: int) -> None:
         """Make room for so many tokens in every row; pages stay those that there are."""
         if tokens > self.rows.capacity:
@@ -140,11 +228,3 @@ class CandidateLane(PrefillLane):
     def plan_line(self, candidates: str) -> str:
         """How candidates are scored, for the plan."""
         return f"tree, {candidates} in one forward over the cached text"
-
-    def _step(self, tokens: Tensor, positions: Tensor, *where: Any, **settings: Any) -> Any:
-        """A forward of all rows in use."""
-        raise NotImplementedError
-
-    def _catch_up(self, leave: int | None = None, ahead: int = 0) -> None:
-        """Read tokens that came while the lane did not run, all but ``leave``."""
-        raise NotImplementedError

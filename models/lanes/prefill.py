@@ -28,6 +28,7 @@ from ..images.prompt import ImagePrompt
 from ..upload import Changes, staged, upload
 
 Pair: TypeAlias = tuple[tuple[int, ...], Combination]  # a prompt, and what its row adds
+MIXED = 256  # prompt tokens that are read in the forward of rows that decode, at most
 CHUNK = 2048  # prompt tokens of all rows in one forward
 PADDING = 512  # tokens of padding in one forward; with more, there are two
 ALIKE = 64  # tokens that two prompts begin with alike; with more, one is read before the other
@@ -57,12 +58,14 @@ class _Prompt:
         ids: its tokens, and ``combination``, what its row adds to the weights.
         block: where its keys and values go.
         cached: how many of its tokens were read before; -1 as long as nobody has looked.
+        read: how many have been read now, with those.
     """
 
     ids: tuple[int, ...]
     combination: Combination
     block: Any
     cached: int = -1
+    read: int = 0
 
     @property
     def pair(self) -> Pair:
@@ -74,10 +77,13 @@ class PrefillLane(BlockLane):
 
     Attributes:
         pads: whether prompts of unlike lengths may be read in one forward.
+        mixes: whether what is left of prompts may be read by the next step, if it ``is_ragged``.
     """
 
     pads = True
+    mixes = True
     _unsent: Changes | tuple[()] = ()  # what is to be read first, on its way to the device
+    _unkept: Sequence[tuple[Any, int]] = ()  # blocks that others may share, once so much is read
 
     def admit(
         self, prompts: Sequence[Sequence[int]], combinations: Sequence[Combination]
@@ -121,6 +127,9 @@ class PrefillLane(BlockLane):
         if self._gives_logits and not self.rows.count:
             logits = {}
         while groups:
+            if len(pairs) == len(prompts) and self._left_to_step(groups, waiting):
+                logits = None
+                break
             if not all(len({len(each.ids) for each in group.prompts}) == 1 for group in groups):
                 logits = None
             for group in groups:
@@ -138,6 +147,22 @@ class PrefillLane(BlockLane):
             prompt.cached = self.blocks.share(prompt.block, prompt.ids[:most])
             prompt.block.cached = prompt.cached
         return [self._group(prompts) for prompts in self._grouped(now)], waiting
+
+    def _left_to_step(self, groups: Sequence[_Group], waiting: Sequence[_Prompt]) -> bool:
+        """Leave what is unread of prompts to the next step, if it is little and others decode."""
+        if waiting or not (self.is_ragged and self.mixes and self.rows.count):
+            return False
+        prompts = [prompt for group in groups for prompt in group.prompts]
+        unread = sum(len(prompt.ids) - prompt.cached for prompt in prompts)
+        before = sum(map(int.__sub__, *reversed(self.rows.counts())))
+        images = any(prompt.combination.images for prompt in prompts)
+        if unread + before > min(MIXED, CHUNK) or images:
+            return False
+        for prompt in prompts:
+            prompt.read = prompt.cached
+        blocks = ((prompt.block, len(prompt.ids) - self.rows.pending) for prompt in prompts)
+        self._unkept, self._unsent = [*self._unkept, *blocks], ()
+        return True
 
     def _grouped(self, prompts: Sequence[_Prompt]) -> list[list[_Prompt]]:
         """Prompts that are read in one forward."""
@@ -202,7 +227,8 @@ class PrefillLane(BlockLane):
                 logits |= {prompt.pair: row for prompt, row in zip(prompts, last, strict=True)}
             self._pass(prompts, end)
         for prompt in prompts:
-            self.blocks.keep(prompt.block, prompt.ids[: len(prompt.ids) - unread])
+            prompt.read = len(prompt.ids) - unread
+            self.blocks.keep(prompt.block, prompt.ids[: prompt.read])
 
     def _spans(self, prompts: Sequence[_Prompt], first: int, end: int) -> Iterator[tuple[int, int]]:
         """The parts that prompts are read in, from one position up to another."""
@@ -214,6 +240,11 @@ class PrefillLane(BlockLane):
 
     def _pass(self, prompts: Sequence[_Prompt], end: int) -> None:
         """Prompts have been read up to a position."""
+
+    @property
+    def is_ragged(self) -> bool:
+        """Whether forwards may read unlike numbers of tokens of their rows."""
+        return False
 
     @property
     def width(self) -> int:
@@ -233,9 +264,10 @@ class PrefillLane(BlockLane):
             logits: what follows each prompt, where it is known and nobody else has a row.
         """
         of_block = {id(prompt.block): prompt for prompt in prompts}
+        of_prompt = {prompt.pair: prompt for prompt in prompts}
         blocks = self.blocks.join([prompt.block for prompt in prompts])
         read = [of_block[id(block)].pair for block in blocks]
-        numbers = self._admitted(read, logits)
+        numbers = self._admitted(read, [of_block[id(block)].read for block in blocks])
         rows, repeats, unused = list[int](), list[Pair](), dict(zip(read, numbers, strict=True))
         of_pair = dict(unused)
         for pair in pairs:
@@ -245,7 +277,7 @@ class PrefillLane(BlockLane):
                 rows.append(numbers.stop + len(repeats))
                 repeats.append(pair)
         if repeats:
-            self._admitted(repeats, logits)
+            self._admitted(repeats, [of_prompt[pair].read for pair in repeats])
             self.blocks.fork([of_pair[pair] for pair in repeats])
             for block, (ids, _) in zip(self.blocks.held[numbers.stop :], repeats, strict=True):
                 block.cached = len(ids) * self.blocks.shares  # it is read once for all
@@ -253,11 +285,10 @@ class PrefillLane(BlockLane):
             self.rows.next_logits = of_rows(logits, pairs, rows)  # else a head came meanwhile
         return rows
 
-    def _admitted(self, pairs: Sequence[Pair], logits: object) -> range:
-        """The numbers of new rows, whose texts were read but for what the next step reads."""
-        unread = self.rows.pending if logits is None else 0
+    def _admitted(self, pairs: Sequence[Pair], read: Sequence[int]) -> range:
+        """The numbers of new rows, whose texts were read so far."""
         texts, combinations = zip(*pairs, strict=True)
-        return self.rows.admit(texts, [len(ids) - unread for ids in texts], combinations)
+        return self.rows.admit(texts, read, combinations)
 
     def _forward(
         self,

@@ -30,6 +30,7 @@ class TokenTreeLane(TransformersLane):
     """
 
     rows_scored, tokens_run = 0, 0
+    mixes = False
     page_size = 0  # how long branches are is known when they are read
 
     @torch.no_grad()

@@ -126,10 +126,10 @@ class TransformersLane(CandidateLane):
             logits = self.rows.next_logits
             self._logits = self._in_buffer(logits) if self.rows.bucketed else logits
             return False
-        self._catch_up()
         if self.recordings is None or not self.rows.bucketed:
-            self._logits = self._read_pending()
+            self._logits = self._read_unread()
         else:
+            self._catch_up()
             work = Work(
                 self._read_into_buffer, lambda logits: [logits], [self.rows],
                 tolerance=TOLERANCE.get(self.dtype, 1e-3),
@@ -152,15 +152,8 @@ class TransformersLane(CandidateLane):
             self._logits = None  # whoever asked has them
         return logits
 
-    def _read_pending(self) -> Tensor:
-        tokens, positions = self.rows.unread(1)
-        same = self.exact_length and self.rows.same_length
-        out = self._step(tokens, positions, positions, self.rows.longest, same_length=same)
-        self.rows.mark_cached()
-        return out.logits[:, -1, : self.width].float()  # type: ignore[no-any-return]
-
     def _read_into_buffer(self) -> Tensor:
-        """The same, where recordings look for them: in memory that stays."""
+        """The same of pending tokens, where recordings look for it: in memory that stays."""
         tokens, positions = self.rows.unread(1)
         out = self._step(tokens, positions, positions, self.rows.longest)
         self.rows.mark_cached()
@@ -245,6 +238,7 @@ class TransformersLane(CandidateLane):
             stale = [row for row, (n, end) in pairs if self.rows.crosses(n, end + ahead)]
             for row in stale:
                 self.rows.shorten(row, 0)  # and read again: every layer's keys are others
+        self._catch_up_ragged(more + self.rows.pending)
         while (backlog := self.rows.backlog - more) > 0:
             tokens, positions = self.rows.unread(min(backlog, prefill.CHUNK))
             end = self.rows.longest

@@ -29,3 +29,10 @@ def needs_to_draft(bound: Any, number: int, request: Request) -> bool:
         if term in needed_terms(plan, request.values[first:]):
             return draft.positions is None or length < draft.positions
     return False
+
+
+def fed_lanes(bound: Any) -> set[int]:
+    """The lanes that read every token that is drawn; a reranking stage feeds its own."""
+    address, _ = bound.plan.search or (None, None)
+    terms = bound.all_terms
+    return {term.lane for term in terms if term.language or term.address == address}

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...formula import Plan, Read, Scalar, Term
 from ...formula.nodes import StageAddress
-from ...formula.words.stages import Stage
+from ...formula.words.stages import Rerank, Stage
 from ...models import ModelError, ModelSpec, ResolvedModel
 from ...models.checkpoint.description import REWARD, SCORES, Description
 from ...models.heads.declared import declared_head
@@ -166,8 +166,13 @@ class Binder:
             if reads_text:
                 shared, where = checked.shared, checked.device
                 lane = partial(text_lane, model, weights, description, shared, where, stage)
-            shares = self.pool.together and kind == SCORES
-            self.lanes[key] = self.pool.view((*key, width), lane) if shares else lane()
+            if self.pool.together and kind == SCORES:
+                self.lanes[key] = self.pool.view((*key, width), lane)
+            elif self.pool.together and isinstance(stage, Rerank) and not reads_text:
+                reading = token_map, reads_all, *description.weights
+                self.lanes[key] = self.pool.rewards((REWARD, *reading), lane)
+            else:
+                self.lanes[key] = lane()
             self.lane_names[key] = []
         owners = [self.models[each].spec for each in (name, model.base) if each in self.models]
         if any(spec.model is not None for spec in owners):

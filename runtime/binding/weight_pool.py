@@ -8,6 +8,7 @@ from typing import Any
 
 from ...models.lanes.protocols import LanguageLane
 from ...models.lanes.shared import LaneView, SharedLane
+from ...models.rewards.shared_lane import SharedRewards
 
 
 @dataclass
@@ -29,6 +30,15 @@ class WeightPool:
         """A view of the lane of this key; the first caller makes the lane."""
         if key not in self._lanes:
             self._lanes[key] = SharedLane(make())
+        return self._lanes[key].view()
+
+    def rewards(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """The same of a reward lane, where one forward may score the rows of several plans."""
+        if key not in self._lanes:
+            lane = make()
+            if not getattr(lane, "shares_rewards", False):
+                return lane
+            self._lanes[key] = SharedRewards(lane)
         return self._lanes[key].view()
 
     def described(

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...models.lanes.protocols import RewardLane
+from ...models.rewards.shared_lane import RewardView
 from ..batch.row_map import RowMap
 from ..binding.term_parallel import TermParallel
 
@@ -34,12 +36,28 @@ class CandidateRewards:
     count: Callable[[Sequence[int]], None]
     term_parallel: TermParallel | None
 
+    def __post_init__(self) -> None:
+        self._shared: dict[int, Any] = {
+            number: lane for number, lane in self.lanes.items() if isinstance(lane, RewardView)
+        }
+        self._asked: Tensor | None = None
+
+    def ask(self, candidates: Tensor) -> bool:
+        """Say what ``rewards`` will be asked for; False where no lane is shared by formulas."""
+        for number, lane in self._shared.items():
+            lane.ask(candidates[self.owners[number]])
+        self._asked = candidates if self._shared else None
+        return bool(self._shared)
+
     def rewards(self, candidates: Tensor) -> tuple[list[Tensor], list[Tensor | None]]:
         self.count([*self.lanes])
         outputs = {
-            number: self._of_lane(lane, self.owners[number], candidates)
+            number: self._shared[number].answer()
+            if candidates is self._asked and number in self._shared
+            else self._of_lane(lane, self.owners[number], candidates)
             for number, lane in self.lanes.items()
         }
+        self._asked = None
         if self.term_parallel is not None:
             outputs = self.term_parallel.all_reduce_rewards(outputs)
         rewards: list[Tensor] = []

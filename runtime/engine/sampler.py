@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Generator, Hashable, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
@@ -29,6 +29,7 @@ from ..scores.stages import chain
 from ..scores.undrawn import Undrawn, alarms
 
 TOLERANCE = 1e-4  # of scores with noise, which are rounded by their logarithms
+Scoring: TypeAlias = Generator[None, None, Tensor]  # stops once it has asked for rewards
 Source: TypeAlias = tuple[str, object]  # what can give NaN: a term, a search's term, a stage
 
 
@@ -57,7 +58,7 @@ class Drawable(Protocol):
     def context(self, batch: Any) -> Context: ...
     def forward(self, batch: Any) -> None: ...
     def undrawn(self, batch: Any, context: Context) -> Undrawn | None: ...
-    def scores(self, batch: Any, context: Context, forwarded: bool = False) -> Tensor: ...
+    def scoring(self, batch: Any, context: Context) -> Scoring: ...
     def combined(self, context: Context, last: int = 0) -> Tensor: ...
     def commit(self, batch: Any, context: Context, tokens: Tensor) -> None: ...
     def drawn(self, batch: Any, context: Context, masked: Tensor, drawn: Any) -> Any: ...
@@ -92,13 +93,26 @@ class Drawn(NamedTuple):
     scores: Tensor
 
 
+def finished(parts: Sequence[Scoring]) -> list[Tensor]:
+    """What each gives in the end: none goes on before all have asked for the rewards they need."""
+    results: dict[int, Tensor] = {}
+    while len(results) < len(parts):
+        for number, part in enumerate(parts):
+            if number not in results:
+                try:
+                    next(part)
+                except StopIteration as end:
+                    results[number] = end.value
+    return [results[number] for number in range(len(parts))]
+
+
 def draw_together(parts: Sequence[tuple[Drawable, Any]], forwarded: bool = False) -> list[Drawn]:
     """A token for every slot of several plans, each handed to its stages and lanes.
 
     All scores are computed before any token is drawn, so that a lane which plans share runs once
     for all of their rows.
     """
-    contexts, sums, scores = [], dict[int, Undrawn](), dict[int, Tensor]()
+    contexts, sums, scoring = [], dict[int, Undrawn](), dict[int, Scoring]()
     for step, batch in parts:
         contexts.append(step.context(batch))
         if not forwarded:
@@ -108,7 +122,8 @@ def draw_together(parts: Sequence[tuple[Drawable, Any]], forwarded: bool = False
         if undrawn is not None:
             sums[number] = undrawn
         else:
-            scores[number] = step.scores(batch, context, forwarded=True)
+            scoring[number] = step.scoring(batch, context)
+    scores = dict(zip(scoring, finished([*scoring.values()]), strict=True))
     own = dict(zip(scores, draw([parts[i][1] for i in scores], [*scores.values()]), strict=True))
     by_sum = {i: _drawn_sum(each, *parts[i], contexts[i]) for i, each in sums.items()}
     results = []

@@ -23,6 +23,7 @@ from ...formula.words.operators import Operator
 from ...formula.words.stages import Reject
 from ..batch.batch import Batch
 from ..batch.changes import upload_changes
+from ..batch.needs import fed_lanes
 from ..batch.row_map import RowMap, reads_of
 from ..batch.texts import masks_of, starts_of, states_of, texts_of, thoughts_of
 from ..binding.bound import Bound, stages_by_owner
@@ -37,7 +38,7 @@ from ..scores.token_tables import TokenTable, add_drawn
 from .candidate_rewards import CandidateRewards
 from .component_sampler import ComponentSampler
 from .logprob_rows import logprob_rows
-from .sampler import Draw, Drawn, draw_together
+from .sampler import Draw, Drawn, Scoring, draw_together, finished
 from .streams import in_turn
 
 
@@ -166,8 +167,12 @@ class Step:
         """
         if not forwarded:
             self.forward(batch)
+        return finished([self.scoring(batch, context)])[0]
+
+    def scoring(self, batch: Batch, context: Context) -> Scoring:
+        """The same once ``forward`` has run; it stops as ``chains`` does."""
         self._take_logits(batch, context)
-        return self.combined(context)
+        return (yield from self._combining(context))
 
     def _take_logits(self, batch: Batch, context: Context) -> None:
         """Those of the lanes that every step needs, into the context."""
@@ -187,6 +192,9 @@ class Step:
 
         The ``last`` stages, so many, are left out.
         """
+        return finished([self._combining(context, last)])[0]
+
+    def _combining(self, context: Context, last: int = 0) -> Scoring:
         for node, reading in self._stateful:  # whether or not a row takes their side of a where
             if any(context.needing[node].rows):
                 reading(context)
@@ -199,7 +207,7 @@ class Step:
             context.unsure.append(surprise[:, 0].long())
         if self._stage_numbers is not None:
             context.numbers = self._stage_numbers(context)
-        return chains(head, context, undrawn.without(self.stages, last), OF_REQUEST)
+        return (yield from chains(head, context, undrawn.without(self.stages, last), OF_REQUEST))
 
     def read_scores(
         self,
@@ -280,7 +288,7 @@ class Step:
                 search.append((row_map, own if row_map.live else Context.zeros))
         certain = self._running(batch, self._certain)
         feeds, alike = [], {each.term.lane for each in batch.row_maps if each.is_identity}
-        for lane in _fed(batch):
+        for lane in fed_lanes(batch.bound):
             if batch.owners[lane].numel():
                 owners = None if lane in alike else batch.owners[lane]
                 columns = batch.token_columns.get(lane)
@@ -389,10 +397,3 @@ class Step:
         if self.bound.weighs_masks:
             columns.append(sum(context.kept_mass, torch.zeros_like(context.values[:, 0])))
         return torch.stack(columns, dim=1)
-
-
-def _fed(batch: Batch) -> set[int]:
-    """The lanes that read every token that is drawn; a reranking stage feeds its own."""
-    address, _ = batch.bound.plan.search or (None, None)
-    terms = batch.bound.all_terms
-    return {term.lane for term in terms if term.language or term.address == address}

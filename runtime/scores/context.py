@@ -83,6 +83,9 @@ Reading: TypeAlias = "Callable[[Context], Tensor]"  # given the context, which m
 class Rewarder(Protocol):
     """The rewards of candidates, and going on with one of them."""
 
+    def ask(self, candidates: Tensor) -> bool:
+        """Say what ``rewards`` will be asked for; whether it may be had with that of others."""
+
     def rewards(self, candidates: Tensor) -> tuple[list[Tensor], list[Tensor | None]]:
         """``(slots, k)`` ids to ``(slots, k)`` per reward model, and ``(slots,)`` of the texts."""
 
@@ -159,7 +162,8 @@ class Context:
         own: ``(slots, V)`` what the formula's own stages gave, without any that a request adds;
             ``own_apart``, whether somebody looks at it, for what a request masks comes before them.
         unsure: ``(slots,)`` int64, whether the scores were unsure, where a search needs it.
-        candidates: per stage that reranks, the ``(slots, k)`` candidates of this step.
+        candidates: per stage that reranks, the ``(slots, k)`` candidates of this step; and
+            ``asked``, the best scores of those whose rewards were asked for, and the tokens.
         broken: ``(slots,)`` bool tensors, one per source that can give NaN, filled as they come.
         record: what the stages did, for an explanation.
         components: ``(rows, 1)`` int64, the part of the final mixture that each row has drawn, or
@@ -188,6 +192,7 @@ class Context:
     own: Tensor | None = None
     unsure: list[Tensor] = field(default_factory=list)
     candidates: dict[StageAddress, Tensor] = field(default_factory=dict)
+    asked: dict[StageAddress, Any] = field(default_factory=dict)
     broken: dict[tuple[str, object], Tensor] = field(default_factory=dict)
     record: Record | None = None
     components: Tensor | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from functools import singledispatch
 from typing import Any
 
@@ -39,8 +39,10 @@ def chain(
 
 def chains(
     head: Tensor, context: Context, stages: Sequence[Sequence[Stage]], of_request: StageAddress
-) -> Tensor:
+) -> Generator[None, None, Tensor]:
     """Scores through the stages of the request, those of the formula, and those of the request.
+
+    It stops where rewards are asked for that may be had with those of other formulas.
 
     Args:
         head: ``(slots, V)`` the formula without any stage.
@@ -59,7 +61,11 @@ def chains(
         context.own = chain(head, context, None, own, first)
         scores = chain(scores, context, None, own, first)
     else:
-        context.own = scores = chain(scores, context, None, own, first)
+        for number, stage in enumerate(own, first):
+            if isinstance(stage, Rerank) and _asks(stage, scores, context, (None, number)):
+                yield
+            scores = chain(scores, context, None, [stage], number)
+        context.own = scores
     return chain(scores, context, None, after, first + len(own)) if after else scores
 
 
@@ -211,7 +217,7 @@ def _(stage: words.RequestBias, scores: Tensor, context: Context, address: Stage
 def _(stage: Rerank, scores: Tensor, context: Context, address: StageAddress) -> Tensor:
     """ARGS, Algorithm 1: ``score(v) = LM(v | x) + w * r([x, v])`` over the top k."""
     width = context.widest(stage.k, scores.shape[-1])
-    best = scores.topk(width, dim=-1)
+    best = context.asked.pop(address, None) or scores.topk(width, dim=-1)
     order = torch.arange(width, device=scores.device)
     kept = (order < context.number(stage.k)) & (best.values != -torch.inf)
     values = best.values
@@ -229,6 +235,16 @@ def _(stage: Rerank, scores: Tensor, context: Context, address: StageAddress) ->
         return scores.scatter(1, best.indices, torch.where(kept, values, best.values))
     nothing = torch.full_like(scores, -torch.inf)
     return nothing.scatter_(1, best.indices, values.masked_fill(~kept, -torch.inf))
+
+
+def _asks(stage: Rerank, scores: Tensor, context: Context, address: StageAddress) -> bool:
+    """Whether rewards of the best tokens have been asked for, which come with those of others."""
+    rewarder = context.rewarders.get(address)
+    if rewarder is None or context.next_tokens is not None or not context.runs(stage.w):
+        return False
+    best = scores.topk(context.widest(stage.k, scores.shape[-1]), dim=-1)
+    context.asked[address] = best
+    return rewarder.ask(best.indices)
 
 
 def commit(stage: Rerank, address: StageAddress, tokens: Tensor, context: Context) -> None:

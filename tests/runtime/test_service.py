@@ -123,6 +123,39 @@ def test_formulas_share_the_forwards_of_what_they_have_in_common(zoo, specs) -> 
     assert sorted((count - before).values()) == [5, 5]
 
 
+def test_formulas_share_the_forwards_of_a_reward_model(specs) -> None:
+    """Those that read it alike have their candidates scored in one forward, however many."""
+    alike = [
+        "base + arm | rerank(rm, k=4, w=1.5)",
+        "base | rerank(rm, k=2)",
+        "arm | rerank(rm, k=9)",
+    ]
+    apart = ["base | rerank(rm, k=3, keep=all)", "(base | rerank(rm, k=5, norm=prefix)) + 0.5*arm"]
+    settings: dict[str, Any] = {"max_new_tokens": 9, "temperature": 1.0, "eos_token_id": []}
+    prompts = [[5, 6, 7], [9, 8, 7, 6], [5], [4, 4], [11, 12, 13]]
+    expected = [
+        descant.compile(text, specs).generate(ids, seed=seed, **settings)[0].token_ids
+        for seed, (text, ids) in enumerate(zip((*alike, *apart), prompts, strict=True))
+    ]
+    service, found, counts = served(specs, slots=5), {}, list[int]()
+    decoders = [service.decoder(text) for text in (*alike, *apart)]
+    [reward] = [model for model in service.weights.values() if model.config.num_labels == 1]
+    reward.base_model.register_forward_hook(lambda *_: counts.append(1))
+    for seed, (decoder, ids) in enumerate(zip(decoders, prompts, strict=True)):
+        service.submit(decoder, ids, seed=seed, **settings)
+        if seed == 2:
+            service.step()
+            counts.clear()
+            assert len(service.step()) == 3 and len(counts) == 1
+    while service.busy:
+        counts.clear()
+        ended = service.step()
+        found |= {each.request.key: each.tokens for each in ended if each.finish_reason}
+    assert [found[seed_key(seed)] for seed in range(5)] == expected
+    for decoder in decoders:
+        service.forget(decoder)
+
+
 def test_who_comes_alone_gets_the_first_token_with_the_prompt(specs) -> None:
     """One forward reads a prompt and gives its first token; beside others, the step reads on."""
     settings = {"max_new_tokens": 6, "temperature": 1.0, "eos_token_id": []}

@@ -153,6 +153,8 @@ class ContiguousBlocks:
         return torch.empty(len(blocks), 0, dtype=torch.int32)
 
     def window(self, window: Window, blocks: Sequence[RowBlock] | None = None) -> Window:
+        if window.segments:
+            return window
         rows = slice(0, self._rows.width)
         if blocks is not None:
             rows = slice(blocks[0].row, blocks[0].row + len(blocks))

@@ -191,7 +191,8 @@ def without_logits() -> dict[str, TransformersLane]:
 def test_where_the_first_step_is_like_any_other() -> None:
     lanes = without_logits()
     for why, lane in lanes.items():
-        assert not lane.ready and lane.rows.backlog == 0, why
+        unread = 12 if why == "others decode" else 0  # which the step reads
+        assert not lane.ready and lane.rows.backlog == unread, why
         check(lane)
 
 

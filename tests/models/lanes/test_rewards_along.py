@@ -226,7 +226,7 @@ def test_one_forward_is_all_that_runs() -> None:
     )
     lane.rewards_along(padded(options(2, 4, 5)), torch.tensor([[3, 2, 1, 0], [1, 0, 0, 0]]), 3)
     hooked.remove()
-    assert run == [(2, 4 + 4 * 5)]
+    assert run == [(2 * (4 + 4 * 5), 1)]
 
 
 def test_rows_have_their_adapters(zoo) -> None:
