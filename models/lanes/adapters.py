@@ -49,6 +49,8 @@ class Adapters:
         closed: how often all were taken off; numbers begin again then.
     """
 
+    _last: tuple[tuple[Weights, ...], list[Share]]
+
     def __init__(self, model: nn.Module, knows_answers: bool = True) -> None:
         self._model, self._knows_answers = model, knows_answers
         self.closed = self._changes = 0
@@ -302,7 +304,7 @@ class Adapters:
         self._sides: dict[str, Side] = {}
         self._groups: dict[tuple[str, ...], list[Joined]] = {}
         self._columns = 0  # of the table, that ``_stack`` has seen
-        self._last: tuple[tuple[Weights, ...], list[Share]] = (), []
+        self._last = (), []
         self._vectors = torch.empty(0, dtype=torch.long)
         self._everywhere: Tensor | None = None
         self._changes += 1

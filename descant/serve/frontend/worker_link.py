@@ -86,7 +86,7 @@ class WorkerLink:
         Raises:
             FormulaError, ModelError: a formula cannot be compiled, or a model not loaded.
         """
-        context = multiprocessing.get_context(START_METHOD)
+        context: Any = multiprocessing.get_context(START_METHOD)
         self._connection, child_end = context.Pipe()
         self.process = context.Process(target=run_worker, args=(child_end,), name="descant-decode")
         atexit.register(self.stop)  # else multiprocessing joins it without a timeout
