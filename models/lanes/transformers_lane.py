@@ -39,6 +39,7 @@ from ..heads.layer_heads import HeadColumns, LayerHeads
 from ..images.positions import has_axes
 from ..images.prompt import ImagePrompt
 from ..images.reading import seen
+from ..layers.few_rows import FewRows
 from ..layers.fused_layers import FusedLayers
 from ..recordings import Recordings, Work
 from ..upload import Changes
@@ -90,6 +91,7 @@ class TransformersLane(CandidateLane):
         self.exact_length = self.device.type == "cpu"
         self.live = LiveAttention(self.device, self.dtype)
         self.fused = FusedLayers(model, self.device, self.adapters)
+        self._few_rows = FewRows(self._modules)
         self.reserve(0, 0)
 
     def record(self) -> None:
@@ -376,6 +378,7 @@ class TransformersLane(CandidateLane):
                     lengths = places.amax(dim=1) + 1
                 rules.enter_context(rule.during(places, lengths))
             rules.enter_context(self.fused.during(window))
+            rules.enter_context(self._few_rows.during(tokens.numel()))
             read = None if backbone else rules.enter_context(self.heads.reading())
             out = run_rows(network, self.blocks.cache, window, tokens, positions, **options)
             if read is not None:
