@@ -48,6 +48,11 @@ def pytest_runtest_setup() -> None:
         _MODULES.append(len(sys.modules))
 
 
+def pytest_unconfigure() -> None:
+    """Let go of it, or extension modules say at the end that they leak."""
+    gc.unfreeze()
+
+
 _MODULES = [0]  # as many as there were when they were last frozen
 
 

@@ -23,27 +23,39 @@ class Gpu(NamedTuple):
         name: as it is written.
         memory: bytes.
         bandwidth: bytes of memory per second.
+        flops: operations per second of dense products in bfloat16.
         link: bytes per second to another GPU of the node, in one direction.
     """
 
     name: str
     memory: int
     bandwidth: float
+    flops: float
     link: float
+
+    def positions(self, itemsize: int) -> int:
+        """Positions in a forward beyond which its products take longer than reading its weights.
+
+        A weight is read once, and multiplied and added once for each.
+
+        Args:
+            itemsize: bytes of a weight.
+        """
+        return int(self.flops * itemsize / (2 * self.bandwidth))
 
 
 GPUS = {
     gpu.name.lower(): gpu
     for gpu in (
-        Gpu("B200", 178 * GIB, 8.0e12, 900e9),
-        Gpu("H200", 139 * GIB, 4.8e12, 450e9),
-        Gpu("H100", 79 * GIB, 3.35e12, 450e9),
-        Gpu("A100-80GB", 79 * GIB, 2.04e12, 300e9),
-        Gpu("A100-40GB", 39 * GIB, 1.55e12, 300e9),
-        Gpu("L40S", 44 * GIB, 0.864e12, PCIE),
-        Gpu("A10G", 22 * GIB, 0.6e12, PCIE),
-        Gpu("L4", 22 * GIB, 0.3e12, PCIE),
-        Gpu("RTX4090", 23 * GIB, 1.01e12, PCIE),
+        Gpu("B200", 178 * GIB, 8.0e12, 2.25e15, 900e9),
+        Gpu("H200", 139 * GIB, 4.8e12, 989e12, 450e9),
+        Gpu("H100", 79 * GIB, 3.35e12, 989e12, 450e9),
+        Gpu("A100-80GB", 79 * GIB, 2.04e12, 312e12, 300e9),
+        Gpu("A100-40GB", 39 * GIB, 1.55e12, 312e12, 300e9),
+        Gpu("L40S", 44 * GIB, 0.864e12, 362e12, PCIE),
+        Gpu("A10G", 22 * GIB, 0.6e12, 70e12, PCIE),
+        Gpu("L4", 22 * GIB, 0.3e12, 121e12, PCIE),
+        Gpu("RTX4090", 23 * GIB, 1.01e12, 165e12, PCIE),
     )
 }
 _WRITTEN = re.compile(r"(?:(\d+)x)?(?:(\d+)x)?([A-Za-z][\w-]*)")

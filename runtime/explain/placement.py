@@ -17,9 +17,9 @@ import torch
 from ...errors import ArgumentError
 from ...models.footprint import Footprint, stored_bytes
 from ..batch.cost import si_bytes
-from ..batch.memory import SCORE_BYTES, caches_of, held_bytes, work_bytes
+from ..batch.memory import SCORE_BYTES, caches_of, held_bytes, queries, work_bytes
 from ..binding.bound import Bound
-from .gpus import Devices
+from .gpus import Devices, Gpu
 
 LATENCY = 20e-6  # seconds of an all-reduce of next to nothing, over any link
 _LAYER = re.compile(r"\.\d+(?=\.|$)")
@@ -66,6 +66,7 @@ class Placement:
         share: of a GPU's memory that may be taken.
         exchanged: bytes of a step's all-reduces, and ``exchanges``, how many there are.
         in_turn: whether one GPU after the other works, as in one process.
+        arithmetic: lines on lanes that read many positions of each row.
     """
 
     devices: Devices
@@ -74,6 +75,7 @@ class Placement:
     exchanged: int
     exchanges: int
     in_turn: bool
+    arithmetic: Sequence[str] = ()
 
     @property
     def room(self) -> int:
@@ -132,6 +134,7 @@ class Placement:
         if self.exchanges:
             exchange = f", {1e3 * self.exchange_seconds:.3g} of them in all-reduces"
         lines.append(f"step        at least {1e3 * self.seconds:.3g} ms{exchange}")
+        lines += self.arithmetic
         if idle := self.devices.total - len(self.loads):
             lines.append(f"            {idle} of the GPUs hold nothing")
         return lines
@@ -163,8 +166,9 @@ def placed(
         names = [_named(bound.lane_names[part.lane], part.share) for part in parts]
         read = sum(footprint.weight_bytes for footprint in footprints.values()) + caches
         loads.append(Load(gpu, tuple(names), held_bytes(footprints), caches, work, read))
+    limits = arithmetic_lines(bound, devices.gpu)
     if ranks is None:
-        return Placement(devices, loads, share, 0, 0, in_turn=True)
+        return Placement(devices, loads, share, 0, 0, in_turn=True, arithmetic=limits)
     rows = batch_size * sum(owner is not None for owner in ranks.owners)
     exchanged = rows * bound.vocabulary * SCORE_BYTES
     exchanges = int(exchanged > 0) + len(bound.plan.reranks)
@@ -174,7 +178,22 @@ def placed(
         exchanges += layers
         size = bound.lanes[number].dtype.itemsize
         exchanged += layers * batch_size * config.hidden_size * size
-    return Placement(devices, loads, share, exchanged, exchanges, in_turn=False)
+    return Placement(devices, loads, share, exchanged, exchanges, in_turn=False, arithmetic=limits)
+
+
+def arithmetic_lines(bound: Bound, gpu: Gpu) -> list[str]:
+    """For lanes with candidates: how many requests at once make arithmetic the limit of a step."""
+    lines = []
+    for number, name in enumerate(bound.lane_names):
+        each = queries(bound, number)
+        if each == 1 or not hasattr(bound.lanes[number], "dtype"):
+            continue
+        most = gpu.positions(bound.lanes[number].dtype.itemsize) // each
+        lines.append(
+            f"arithmetic  {name}: beyond {most} requests at once, {each} positions each, its step "
+            f"takes what its products take, no longer what reading its weights does ({gpu.name})"
+        )
+    return lines
 
 
 def _by_rank(bound: Bound, devices: Devices) -> Mapping[int, list[Part]]:

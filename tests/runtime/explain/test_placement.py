@@ -134,6 +134,14 @@ def test_what_is_no_gpu() -> None:
             parse_devices(text)
 
 
+def test_the_plan_says_where_arithmetic_is_the_limit_of_candidates() -> None:
+    arguments = PlanArguments("base | rerank(reward_help, k=9)", demo_models(), {}, ({}, {}, {}))
+    text = str(arguments.report(Target(parse_devices("H200"))))
+    most = int(989e12 * 4 / (2 * 4.8e12)) // 10  # the demo models are float32
+    assert f"reward_help: beyond {most} requests at once, 10 positions each" in text
+    assert "base: beyond" not in text
+
+
 def test_a_search_has_as_many_rows_as_it_draws() -> None:
     models = demo_models()
     arguments = PlanArguments("base | best_of(reward_help, n=4)", models, {}, ({}, {}, {}))
