@@ -60,7 +60,7 @@ def checks() -> list[tuple[str, Check]]:
             found.append((f"varlen_chunk {dtype}, {name}", partial(kernels.chunk, dtype, name)))
     for size in kernels.VOCABULARIES:
         found.append((f"draws of {size} tokens", partial(kernels.sampled_tokens, size)))
-        found.append((f"sums of {size} tokens", partial(kernels.summed_draws, size)))
+        found.append((f"sums of {size} tokens", partial(kernels.drawn_sums, size)))
     found.append(("eager, against transformers", partial(steps.against_transformers, "cuda")))
     return found + [
         (f"{name}: recorded, against eager", partial(steps.recorded, name)) for name in steps.TRIALS

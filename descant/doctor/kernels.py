@@ -220,7 +220,7 @@ def sampled_tokens(vocabulary: int, device: str = "cuda") -> Iterator[Finding]:
     yield Finding(title, OK if worst <= DRAWN else BROKEN, message, data={"below": worst})
 
 
-def summed_draws(vocabulary: int, device: str = "cuda") -> Iterator[Finding]:
+def drawn_sums(vocabulary: int, device: str = "cuda") -> Iterator[Finding]:
     """Draws from a sum of two terms, through top-k and top-p, against sums and sorts of torch's.
 
     A token may be another that is as good.

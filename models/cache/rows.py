@@ -229,7 +229,8 @@ class Rows:
         used = slice(self.width)
         self.texts[self.places[used], self.ends[used]] = tokens.to(self.device)
         self.ends[used].add_(self.active[used] if self.bucketed else 1)
-        self._ends = [end + 1 for end in self._ends]
+        for row in range(self.count):
+            self._ends[row] += 1
         self.total += self.count
         self.version += 1
         self.next_logits = None

@@ -28,6 +28,7 @@ from ..scores.logprobs import best
 from ..scores.stages import chain
 from ..scores.undrawn import Undrawn, alarms
 
+KERNELS_ON = {"cuda"}  # types of devices that have kernels for sums and stages
 TOLERANCE = 1e-4  # of scores with noise, which are rounded by their logarithms
 Scoring: TypeAlias = Generator[None, None, Tensor]  # stops once it has asked for rewards
 Source: TypeAlias = tuple[str, object]  # what can give NaN: a term, a search's term, a stage
@@ -103,7 +104,7 @@ def finished(parts: Sequence[Scoring]) -> list[Tensor]:
                     next(part)
                 except StopIteration as end:
                     results[number] = end.value
-    return [results[number] for number in range(len(parts))]
+    return [*map(results.__getitem__, range(len(parts)))]
 
 
 def draw_together(parts: Sequence[tuple[Drawable, Any]], forwarded: bool = False) -> list[Drawn]:
@@ -113,20 +114,23 @@ def draw_together(parts: Sequence[tuple[Drawable, Any]], forwarded: bool = False
     for all of their rows.
     """
     contexts, sums, scoring = [], dict[int, Undrawn](), dict[int, Scoring]()
+    batches: list[Any] = []  # of those whose scores are worked out
     for step, batch in parts:
         contexts.append(step.context(batch))
         if not forwarded:
             step.forward(batch)
     for number, ((step, batch), context) in enumerate(zip(parts, contexts, strict=True)):
-        undrawn = step.undrawn(batch, context) if _takes_sums(batch.device) else None
+        undrawn = step.undrawn(batch, context) if batch.device.type in KERNELS_ON else None
         if undrawn is not None:
             sums[number] = undrawn
         else:
             scoring[number] = step.scoring(batch, context)
+            batches.append(batch)
     scores = dict(zip(scoring, finished([*scoring.values()]), strict=True))
-    own = dict(zip(scores, draw([parts[i][1] for i in scores], [*scores.values()]), strict=True))
-    by_sum = {i: _drawn_sum(each, *parts[i], contexts[i]) for i, each in sums.items()}
-    results = []
+    own = dict(zip(scores, draw(batches, [*scores.values()]), strict=True))
+    by_sum, results = dict[int, Drawn](), []
+    for number, each in sums.items():
+        by_sum[number] = _drawn_sum(each, *parts[number], contexts[number])
     for number, ((step, batch), context) in enumerate(zip(parts, contexts, strict=True)):
         if number in by_sum:
             results.append(by_sum[number])
@@ -134,11 +138,6 @@ def draw_together(parts: Sequence[tuple[Drawable, Any]], forwarded: bool = False
         else:
             results.append(step.drawn(batch, context, scores[number], own[number]))
     return results
-
-
-def _takes_sums(device: torch.device) -> bool:
-    """Whether there are kernels for sums and stages."""
-    return device.type == "cuda"
 
 
 def _drawn_sum(undrawn: Undrawn, step: Drawable, batch: SlotRows, context: Context) -> Drawn:

@@ -99,6 +99,12 @@ class Logits:
         self._heads: dict[HeadColumns, Logits] = {}
         if token_columns is not None:
             self.raw = token_columns.mapped(self._outputs.float())
+        elif (
+            outputs.device.type == "cpu" and outputs.dtype == torch.float32 and self.own is not None
+        ):
+            self.raw = self.own  # a property costs a call of each model in each step
+        if outputs.device.type == "cpu":
+            self.broken = (self._outputs.amax(dim=-1).abs() < torch.inf).logical_not_()
 
     @cached_property
     def raw(self) -> Tensor:

@@ -145,7 +145,7 @@ def tokens(formula: str, prompts: list[str], **settings: Any) -> list[list[int]]
 
     decoder = descant.compile(formula, models())
     with (
-        patch.object(sampler, "_takes_sums", lambda device: True),
+        patch.object(sampler, "KERNELS_ON", {"cpu", "cuda"}),
         patch.object(sampler, "draw_sum", counted),
         patch.object(FirstUse, "run", lambda self, device, kernel, *others: kernel()),
     ):
@@ -166,7 +166,7 @@ def examined(vocabulary: int) -> Any:
         patch.object(draw_sum, "draw_sum", draw_sum.launch),
         patch.object(gpu, "why_no_triton", lambda capability: None),
     ):
-        return next(kernels.summed_draws(vocabulary, "cpu"))
+        return next(kernels.drawn_sums(vocabulary, "cpu"))
 
 
 def noise(keys: Tensor, steps: Tensor, vocabulary: int) -> tuple[Tensor, Tensor]:
