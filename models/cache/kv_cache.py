@@ -321,9 +321,16 @@ def surveyed(model: Any, dtype: torch.dtype) -> tuple[int, Survey]:
     config = model.config.get_text_config()
     if measured := sum(bool(layer.tensors) for layer in cache.layers):
         return int(cache.nbytes * config.num_hidden_layers // measured), survey
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return int(2 * config.num_hidden_layers * heads * size * dtype.itemsize), survey
+    layers, count = getattr(config, "per_layer_config", None), config.num_hidden_layers
+    each = [config] * count if layers is None else [layers[number] for number in range(count)]
+    return 2 * sum(map(_key_numbers, each)) * dtype.itemsize, survey
+
+
+def _key_numbers(layer: Any) -> int:
+    """Numbers of one token's keys in a layer, by its configuration."""
+    heads = getattr(layer, "num_key_value_heads", None) or layer.num_attention_heads
+    size = getattr(layer, "head_dim", None) or layer.hidden_size // layer.num_attention_heads
+    return int(heads * size)
 
 
 def _backbones(model: Any, dtype: torch.dtype) -> list[Callable[[], Any]]:

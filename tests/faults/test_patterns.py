@@ -401,6 +401,8 @@ USES: dict[str, Callable[[Any, str], Any]] = {  # how each pattern is used on te
     "models/text/thoughts.py": lambda module, text: module._TURN.fullmatch(text),
     "models/text/templates.py": lambda module, text: module._WIDE.search(text),
     "models/text/token_decoder.py": lambda module, text: module.BYTE.fullmatch(text),
+    "runtime/explain/gpus.py": lambda module, text: module._WRITTEN.fullmatch(text),
+    "runtime/explain/placement.py": lambda module, text: module._LAYER.sub(".*", text),
     "runtime/constraints/limits.py": lambda module, text: [
         pattern.findall(before + text)
         for pattern in (module._BOUNDS, module._MULTIPLES, module._RULES)

@@ -24,17 +24,17 @@ def decoded(
 ) -> tuple[list[int], list[torch.Tensor]]:
     """The tokens that are drawn, and the scores that each was drawn from."""
     step, rows = decoder.session.engine.step, []
-    skipped, scores = step.unnormalised, step.scores
+    skipped, scoring = step.unnormalised, step.scoring
 
-    def recorded(batch, context, **more) -> torch.Tensor:
-        rows.append(scores(batch, context, **more).clone())
+    def recorded(batch, context):
+        rows.append((yield from scoring(batch, context)).clone())
         return rows[-1]
 
-    step.unnormalised, step.scores = skipped if skipping else frozenset(), recorded
+    step.unnormalised, step.scoring = skipped if skipping else frozenset(), recorded
     try:
         [found] = decoder.generate(prompt, max_new_tokens=5, **settings)
     finally:
-        step.unnormalised, step.scores = skipped, scores
+        step.unnormalised, step.scoring = skipped, scoring
     return found.token_ids, [row[0] for row in rows]
 
 

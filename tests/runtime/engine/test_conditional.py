@@ -220,13 +220,13 @@ def test_every_way_to_rerank_is_full_recompute(zoo, compiled, formula, rule) -> 
 
 
 class Runs:
-    """How often a model in memory ran, and how many tokens of a row each time; its prompt too."""
+    """How often a model in memory ran, and how many tokens each time; its prompts too."""
 
     def __init__(self, zoo: Any, name: str) -> None:
         model = fresh(zoo.path(name))
         self.queries: list[int] = []
         model.get_input_embeddings().register_forward_hook(
-            lambda module, args, output: self.queries.append(output.shape[1])
+            lambda module, args, output: self.queries.append(output.shape[:2].numel())
         )
         self.spec = {"model": model, "tokenizer": tokenizer()}
 
@@ -248,9 +248,16 @@ def test_a_side_is_run_only_while_a_row_takes_it(zoo, compiled) -> None:
     decoder, base, arm = counted(zoo, compiled, "where(step < 2, base, arm)", "base", "arm")
     decoder.generate(PROMPTS, max_new_tokens=6, eos_token_id=[])
     assert forwards(decoder) == {"base": 2, "arm": 4}
-    longest = max(len(ids(prompt)) for prompt in PROMPTS)
-    assert base.queries == [longest - 1, 1, 1]
-    assert arm.queries == [longest - 1, 2, 1, 1, 1, 1]  # the prompt, what it missed, and its turns
+    longest, rows = max(len(ids(prompt)) for prompt in PROMPTS), len(PROMPTS)
+    prompts = rows * (longest - 1)
+    assert base.queries == [prompts, rows, rows]
+    assert arm.queries == [
+        prompts,
+        3 * rows,
+        rows,
+        rows,
+        rows,
+    ]  # with what it missed, and its turns
 
 
 def test_what_a_condition_looks_at_is_run_and_the_rest_is_not(zoo, compiled) -> None:
@@ -330,7 +337,8 @@ def test_a_reward_inside_a_side_is_asked_only_then(zoo, compiled) -> None:
     decoder, runs = counted(zoo, compiled, formula, "rm")
     decoder.generate(PROMPTS, max_new_tokens=5, eos_token_id=[])
     assert forwards(decoder) == {"base": 5, "rm": 2}
-    assert runs.queries[1:] == [3, 5, 5]  # what it missed; then the last token and four candidates
+    rows = len(PROMPTS)  # with what it missed; and the last token and four candidates of each
+    assert runs.queries[1:] == [(3 + 5) * rows, 5 * rows]
 
 
 def test_two_equal_reranks_ask_once(zoo, compiled) -> None:

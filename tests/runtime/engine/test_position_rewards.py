@@ -36,7 +36,7 @@ def along(rewarder: CandidateRewards, counts: list[int]) -> PositionRewards:
     pairs = [(slot, i) for slot, count in enumerate(counts) for i in range(count)]
     owner, ahead = torch.tensor(pairs).unbind(1)
     after = torch.tensor([counts[slot] - 1 - i for slot, i in pairs])
-    return PositionRewards(*vars(rewarder).values(), owner, ahead, after, max(counts))
+    return rewarder.along(owner, ahead, after, max(counts))
 
 
 def rewrite(rewarder: CandidateRewards, texts: list[list[int]], starts: Any) -> None:
@@ -163,6 +163,6 @@ def test_forwards_are_counted_and_nothing_is_kept(compiled) -> None:
     )
     positions.rewards(torch.tensor([[5, 6], [7, 8], [9, 4]]))
     hooked.remove()
-    assert run == [(3, 1 + 2)], "each text's last token, and its candidates"
+    assert run == [(3 * (1 + 2), 1)], "each text's last token, and its candidates"
     positions.keep(torch.zeros(3, dtype=torch.long), torch.tensor([5, 7, 9]))
     assert sum(step.forwards) == before + 1 and lane.rows.all_texts() == texts
