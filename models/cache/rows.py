@@ -134,8 +134,8 @@ class Rows:
     @property
     def chosen(self) -> Chosen | None:
         """What the rows of a forward add to its weights; None where all are bare."""
-        known = None if self.bucketed else self.combinations
-        return Chosen(self.adapters[: self.width], self.parts, known) if self.parts else None
+        added = self.adapters[: self.width], self.parts
+        return Chosen(*added, None if self.bucketed else self.combinations) if self.parts else None
 
     def admit(
         self, texts: Sequence[Sequence[int]], cached: Sequence[int], added: Sequence[Combination]
@@ -259,8 +259,7 @@ class Rows:
     def mark_cached(self, unread: int = 0) -> None:
         """All but the last ``unread`` tokens of every text are in the cache now."""
         if unread:
-            used = slice(self.width)
-            self.lengths[used] = (self.ends[used] - unread).clamp_(min=0)
+            self.lengths[: self.width] = (self.ends[: self.width] - unread).clamp_(min=0)
         else:
             self.lengths.copy_(self.ends)
         self._lengths = [max(end - unread, 0) for end in self._ends]

@@ -56,12 +56,12 @@ def test_an_answer_is_the_same(served, draft, more) -> None:
 
 
 def test_what_was_drafted_is_counted(served) -> None:
-    before, tokens = drafted(served), counted(served, "generated_tokens_total")
+    before, tokens = drafted(served), counted(served, "generation_tokens_total")
     answer = choice(served, draft="base", draft_length=4, temperature=0)
     rounds, proposed, kept = (now - then for now, then in zip(drafted(served), before, strict=True))
     assert rounds > 0 and proposed >= kept and proposed >= rounds
     generated = len(answer["token_ids"])
-    assert counted(served, "generated_tokens_total") - tokens == generated
+    assert counted(served, "generation_tokens_total") - tokens == generated
     assert kept < generated
 
 

@@ -200,10 +200,10 @@ def test_a_client_that_leaves_at_once_leaves_nothing(strict) -> None:
 
 def test_metrics_count(strict) -> None:
     strict.wait(strict.idle)
-    names = ("prompt_tokens_total", "generated_tokens_total", "time_to_first_token_seconds_count",
-             "time_per_output_token_seconds_count", "step_seconds_count",
+    names = ("prompt_tokens_total", "generation_tokens_total", "time_to_first_token_seconds_count",
+             "inter_token_latency_seconds_count", "step_seconds_count",
              'requests_total{endpoint="/v1/completions",outcome="ok"}',
-             'request_seconds_count{endpoint="/v1/completions"}')  # fmt: skip
+             'e2e_request_latency_seconds_count{endpoint="/v1/completions"}')  # fmt: skip
     before = [strict.metric(f"descant_{name}") for name in names]
     found = strict.post(PATH, {**LONG, "max_tokens": 7, "n": 2, "temperature": 1}, headers=AUTH)
     prompt = found.json()["usage"]["prompt_tokens"]
