@@ -5,11 +5,8 @@ No GPU is needed: Triton's interpreter runs the kernels, and its compiler makes 
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import multiprocessing
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable
 from typing import Any
 
 import interpreted
@@ -55,15 +52,6 @@ def assert_same(found: Drawn, expected: Drawn) -> None:
     assert found[0].tolist() == expected[0].tolist() and found[0].dtype == torch.int64
     assert torch.allclose(found[1], expected[1], rtol=0, atol=0, equal_nan=True)
     assert found[1].dtype == torch.float32
-
-
-@pytest.fixture(scope="module")
-def process() -> Iterator[ProcessPoolExecutor]:
-    if importlib.util.find_spec("triton") is None:
-        pytest.skip(TRITON)
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, context, interpreted.prepare) as pool:
-        yield pool
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,8 @@ Triton's interpreter runs the kernels, and its compiler makes them for GPUs.
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import multiprocessing
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, NamedTuple
 
@@ -37,15 +35,6 @@ class Sum(NamedTuple):
     logits: list[Tensor]
     rows: list[list[int]]
     weights: list[list[float]]
-
-
-@pytest.fixture(scope="module")
-def process() -> Iterator[ProcessPoolExecutor]:
-    if importlib.util.find_spec("triton") is None:
-        pytest.skip(TRITON)
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, context, interpreted.prepare) as pool:
-        yield pool
 
 
 def column(values: Sequence[float]) -> Tensor:

@@ -5,11 +5,8 @@ No GPU is needed: Triton's interpreter runs the kernels, and its compiler makes 
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import multiprocessing
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable
 from typing import Any
 
 import interpreted
@@ -38,15 +35,6 @@ def assert_close(found: Tensor, expected: Tensor) -> None:
     assert (found.shape, found.dtype) == (expected.shape, expected.dtype)
     allowed = APART[found.dtype] * (1e-2 + expected.float().abs()) * 1.01
     assert bool(((found.float() - expected.float()).abs() <= allowed).all())
-
-
-@pytest.fixture(scope="module")
-def process() -> Iterator[ProcessPoolExecutor]:
-    if importlib.util.find_spec("triton") is None:
-        pytest.skip(TRITON)
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, context, interpreted.prepare) as pool:
-        yield pool
 
 
 @pytest.fixture(params=["torch", "kernels"])

@@ -6,11 +6,8 @@ No GPU is needed: Triton's interpreter runs the kernels, and its compiler makes 
 from __future__ import annotations
 
 import ast
-import importlib.util
 import math
-import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,15 +139,6 @@ def test_it_is_an_operator_of_torch() -> None:
 
 
 # the kernels, interpreted
-
-
-@pytest.fixture(scope="module")
-def process() -> Iterator[ProcessPoolExecutor]:
-    if importlib.util.find_spec("triton") is None:
-        pytest.skip(TRITON)
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, context, interpreted.prepare) as pool:
-        yield pool
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,7 @@ No GPU is needed: Triton's interpreter runs the kernels, and its compiler makes 
 
 from __future__ import annotations
 
-import importlib.util
-import multiprocessing
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import chain
 from typing import Any, NamedTuple
@@ -111,15 +109,6 @@ def plain(case: Case, out: Tensor, x: Tensor, factors: Factors) -> Tensor:
                     result[place, first : first + size] += low @ mine
             first += size
     return result
-
-
-@pytest.fixture(scope="module")
-def process() -> Iterator[ProcessPoolExecutor]:
-    if importlib.util.find_spec("triton") is None:
-        pytest.skip(TRITON)
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, context, interpreted.prepare) as pool:
-        yield pool
 
 
 def launched(process: ProcessPoolExecutor, how: Any, *arguments: Any) -> Any:
