@@ -154,4 +154,5 @@ def _front(run: RunFile, settings: Sequence[Setting], points: DataFrame) -> dict
         for formula, own in known.groupby("formula")
     }
     index = {setting.name: setting.point_index for setting in settings}
-    return front_of(run, {name: means[name] for name in index if name in means}, index)
+    ordered = sorted(means, key=lambda name: [*index, name].index(name))
+    return front_of(run, {str(name): means[name] for name in ordered}, index)

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ...disk import cut_half_line
 from ...inputs.expand import Row, rows_of_rank, seed_of, settings_of
 from ...inputs.grid import Point
 from ...inputs.prompts import Item, read_items
@@ -99,6 +100,9 @@ class _Lines:
 
     def __init__(self, folder: Path, process: Process) -> None:
         self._journal, self._process = Journal(folder, LOG, fields={"round": (int,)}), process
+        if process.first:
+            cut_half_line(self._journal.file)
+        process.wait()
 
     def read(self) -> list[Record]:
         return self._journal.records()
@@ -106,7 +110,6 @@ class _Lines:
     def add(self, records: Sequence[Record]) -> None:
         self._process.wait()  # every process has read what was there
         if self._process.first:
-            self._journal.gather(lambda _: None)  # cuts half a last line off
             self._journal.add(records)
         self._process.wait()
 

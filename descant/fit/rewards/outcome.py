@@ -15,9 +15,8 @@ import numpy as np
 from ...inputs.grid import Point
 from ...results.front import hypervolume, pareto
 from ...scoring.intervals import LEVEL, SEED, Mean, interval
-from .trials import Measured, Trial
+from .trials import Measured, Trial, rounded
 
-DIGITS = 5  # means that agree to so many are equal: other rows of a batch change the sixth
 RESAMPLES = 1000  # of the prompts, for hypervolumes and differences
 
 
@@ -159,7 +158,7 @@ class _Points:
 
     def front(self) -> list[int]:
         """The indices of the points that no other beats; of equal points, of the first."""
-        means = np.round(self.means, DIGITS)
+        means = np.vectorize(rounded)(self.means)
         if means.shape[1] == 1:
             return [int(means[:, 0].argmax())]
         _, first = np.unique(means, axis=0, return_index=True)

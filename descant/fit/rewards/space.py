@@ -262,7 +262,7 @@ def _axis(name: str, bound: Any, integer: bool) -> Axis:
     if integer and any(number != int(number) for number in numbers):
         raise ArgumentError(f"{where}: the formula needs whole numbers, not {bound}")
     if step is not None:
-        high = low + step * math.floor((high - low) / step + 1e-9)
+        high = float(f"{low + step * math.floor((high - low) / step + 1e-9):.12g}")
     return Axis(name, low, high, integer, log, step)
 
 

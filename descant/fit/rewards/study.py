@@ -20,7 +20,7 @@ from .space import Proposal, Space
 
 Sampler = Literal["tpe", "nsga2", "gp", "random"]
 Pruner = Literal["wilcoxon", "median"]
-_GENERATION = ":generation"  # how the name of NSGA-II's attribute of a trial ends
+_GENERATION = "NSGAIISampler:generation"  # optuna's name for an attribute of a trial
 _FEW = 4  # completed trials before one is compared with their median
 
 
@@ -82,7 +82,7 @@ class Search:
             asked = [study.ask(self.space.distributions) for _ in range(count)]
             kept = study.get_trials(deepcopy=False)[-count:]
             return [
-                Proposed(dict(trial.params), _generation(own.system_attrs))
+                Proposed(dict(trial.params), self._attributes(own.system_attrs))
                 for trial, own in zip(asked, kept, strict=True)
             ]
 
@@ -108,6 +108,10 @@ class Search:
             state = optuna.trial.TrialState.RUNNING
             trial = self._trial(optuna, running, self._steps(running, seen), state)
             return bool(pruner.prune(study, trial))
+
+    def _attributes(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
+        """What the sampler is to know of a trial later; optuna leaves it out of the very first."""
+        return {_GENERATION: attributes.get(_GENERATION, 0)} if self.sampler == "nsga2" else {}
 
     def _steps(self, trial: Finished, seen: int) -> dict[int, float]:
         """What a pruner sees: every prompt's mean, or the mean over so many prompts."""
@@ -163,10 +167,6 @@ def check_search(sampler: str, pruner: str | None) -> None:
     require("a search for the best rewards", "optuna")
     if pruner == "wilcoxon" or sampler == "gp":
         require(f"{pruner or sampler}", "scipy")
-
-
-def _generation(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in attributes.items() if key.endswith(_GENERATION)}
 
 
 def _seed(seed: int, number: int) -> int:

@@ -19,6 +19,7 @@ from .study import Finished, Proposed, Search
 Ids = Sequence[Any]  # of prompts
 Measured = Mapping[Any, Sequence[float]]  # per prompt, a mean of its samples for each objective
 Record = dict[str, Any]
+DIGITS = 5  # significant: equal texts have equal scores to so many
 RUNGS = (0.25, 0.5)  # the shares of the prompts after which a trial may be pruned
 
 
@@ -158,9 +159,14 @@ def _rungs(search: Search, prompts: int) -> list[int]:
 
 def _finished(search: Search, proposed: Proposed, trial: Trial) -> Finished:
     signs = search.signs
-    means = tuple(sign * trial.mean(i) for i, sign in enumerate(signs))
-    by_prompt = tuple(signs[0] * values[0] for values in trial.measured.values())
+    means = tuple(sign * rounded(trial.mean(i)) for i, sign in enumerate(signs))
+    by_prompt = tuple(signs[0] * rounded(values[0]) for values in trial.measured.values())
     return Finished(proposed, means, by_prompt, trial.pruned)
+
+
+def rounded(value: float) -> float:
+    """A score in as many digits as do not depend on the other rows of its batch."""
+    return float(f"{value:.{DIGITS}g}")
 
 
 def _more(trial: Trial, values: Measured) -> Trial:
