@@ -154,5 +154,5 @@ def _front(run: RunFile, settings: Sequence[Setting], points: DataFrame) -> dict
         for formula, own in known.groupby("formula")
     }
     index = {setting.name: setting.point_index for setting in settings}
-    ordered = sorted(means, key=lambda name: [*index, name].index(name))
-    return front_of(run, {str(name): means[name] for name in ordered}, index)
+    names = [*index, GRID] if HELD_OUT in means or GRID in means else [*index]
+    return front_of(run, {name: means[name] for name in names if name in means}, index)

@@ -151,7 +151,7 @@ def test_trials_of_a_round_fill_a_batch():
 
 @pytest.mark.parametrize(("sampler", "near"), [("tpe", 0.03), ("gp", 0.03), ("nsga2", 0.3)])
 def test_a_known_optimum_is_found_and_the_seed_repeats_it(sampler, near):
-    trials = 24 if sampler == "gp" else 80
+    trials = 18 if sampler == "gp" else 80
     found = [
         run_trials(search(trials, seed=s, sampler=sampler), PROMPTS, bowl, Kept())
         for s in (1, 1, 2)

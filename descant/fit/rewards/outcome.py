@@ -116,22 +116,17 @@ def outcome_of(
     if reference is not None:
         worst = signs * [reference[name] for name in plain]
     weighed = None if weights is None else np.array([weights.get(name, 0.0) for name in plain])
-    front = own.front()
-    volume, grid_outcome = None, None
-    if len(objectives) > 1:
-        volume = own.volume(worst)
-    if grid:
-        grid_outcome = _grid_outcome(own, grid, other, worst, weighed)
+    front, several = own.front(), len(objectives) > 1
     return Outcome(
         tuple(objectives),
         tuple(trials),
         complete[own.best(worst, weighed)].number,
         tuple(complete[i].number for i in front),
-        tuple((signs * worst).tolist()) if len(objectives) > 1 else (),
-        volume and volume.mean,
+        tuple((signs * worst).tolist()) if several else (),
+        own.volume(worst).mean if several else None,
         _convergence(trials, signs, worst),
         {n: means_of(values, len(signs)) for n, values in (held_out or {}).items()},
-        grid_outcome,
+        _grid_outcome(own, grid, other, worst, weighed) if grid else None,
     )
 
 
@@ -194,12 +189,12 @@ def _grid_outcome(
     weights: Any,
 ) -> GridOutcome:
     ours, theirs = own.best(worst, weights), other.best(worst, weights)
-    volume = None
-    prompts = own.values.shape[1]
+    volume: Mean | None = None
     if len(worst) > 1:
-        mine, volume = own.volume(worst), other.volume(worst)
-        more = mine.mean.mean - volume.mean.mean
-        gain = _mean(more, mine.resampled - volume.resampled, prompts)
+        own_volume, other_volume = own.volume(worst), other.volume(worst)
+        volume, prompts = other_volume.mean, own.values.shape[1]
+        more = own_volume.mean.mean - volume.mean
+        gain = _mean(more, own_volume.resampled - other_volume.resampled, prompts)
     else:
         more = own.values[ours, :, 0] - other.values[theirs, :, 0]
         gain = interval({i: [float(value)] for i, value in enumerate(more)})
@@ -208,7 +203,7 @@ def _grid_outcome(
         theirs,
         tuple(other.front()),
         means_of(grid[theirs][1], len(worst)),
-        volume and volume.mean,
+        volume,
         gain,
     )
 

@@ -139,10 +139,8 @@ class Space:
             return None
         if not all(axis.has(point[axis.name]) for axis in self.axes):
             return None
-        whole = {axis.name for axis in self.axes if axis.integer}
-        proposal = {
-            axis.name: int(point[axis.name]) if axis.name in whole else float(point[axis.name])
-            for axis in self.axes
+        proposal: Proposal = {
+            axis.name: (int if axis.integer else float)(point[axis.name]) for axis in self.axes
         }
         for each in self.simplexes:
             if (shares := each.proposal(point)) is None:
@@ -225,12 +223,12 @@ def space_of(bounds: Mapping[str, Any], plan: Plan, constraints: Sequence[str] =
         raise ArgumentError(f"{', '.join(sorted(twice))} is on two simplexes")
     if not bounds and not simplexes:
         raise ArgumentError("bounds: name what is searched, as in {a: [0, 2]}")
-    whole = _whole_numbers(plan)
-    axes = [_axis(n, v, n in whole) for n, v in bounds.items() if n not in on_simplex]
+    integers = _integers(plan)
+    axes = [_axis(n, v, n in integers) for n, v in bounds.items() if n not in on_simplex]
     return Space(tuple(axes), tuple(simplexes))
 
 
-def _whole_numbers(plan: Plan) -> set[str]:
+def _integers(plan: Plan) -> set[str]:
     """The parameters on which numbers depend that must be whole."""
     integers = [scalar.expression for scalar in plan.scalars if scalar.limits.integer]
     return set().union(*map(parameters, integers))
