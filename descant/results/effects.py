@@ -16,9 +16,13 @@ if TYPE_CHECKING:
 
 Reference = tuple[str, int]  # a formula and the number of its point
 LENGTH = "length"
+FIGURES = (
+    "difference", "difference_low", "difference_high", "d_z",
+    "win_rate", "win_rate_low", "win_rate_high", "p", "p_holm", "prompts",
+)  # the columns of ``Effect.figures``  # fmt: skip
 NOTE = (
-    "differences of means over prompts, with paired 95 % bootstrap intervals; p of a sign-flip test,"
-    " and by Holm's procedure over all points, for each score"
+    "differences of means over prompts, with paired 95 % bootstrap intervals; p of a sign-flip "
+    "test, and by Holm's procedure over all points, for each score"
 )
 
 

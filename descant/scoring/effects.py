@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from .intervals import Mean, interval
+from .intervals import Mean, difference, interval
 
 ByPrompt = Mapping[object, Sequence[float]]  # the values of each prompt's samples
 Name = TypeVar("Name", bound=Hashable)
@@ -74,7 +74,7 @@ def _effect(ours: ByPrompt, theirs: ByPrompt) -> Effect | None:
     means = {
         prompt: float(np.mean(ours[prompt]) - np.mean(theirs[prompt]))
         for prompt in ours
-        if prompt in theirs and len(ours[prompt]) and len(theirs[prompt])
+        if prompt in theirs
     }
     if not means:
         return None
@@ -84,7 +84,7 @@ def _effect(ours: ByPrompt, theirs: ByPrompt) -> Effect | None:
     wins = {prompt: [(value > 0) + 0.5 * (value == 0)] for prompt, value in means.items()}
     p = sign_flip(differences)
     return Effect(
-        difference=interval({prompt: [value] for prompt, value in means.items()}),
+        difference=difference(ours, theirs),
         d_z=None if same else float(differences.mean()) / spread,
         win_rate=interval(wins),
         p=p,
