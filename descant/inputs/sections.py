@@ -186,6 +186,16 @@ class Front(Strict):
     preference: str | None = None
 
 
+class Effects(Strict):
+    """Effect sizes: the point that all others are set against.
+
+    ``against`` is a formula, or ``arms:3`` where it has several points; left out, the formula
+    called ``base``, else the first, at its first point.
+    """
+
+    against: str | None = None
+
+
 class Table(Strict):
     """A table of means: a row for each combination of ``rows``, and columns likewise."""
 

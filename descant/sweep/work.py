@@ -14,6 +14,7 @@ from ..disk import reading, replace
 from ..inputs.expand import Key, Setting, drafting_models, rows_of, rows_of_rank, settings_of
 from ..inputs.prompts import read_items
 from ..inputs.runfile import RunFile, RunFileError
+from ..results.effects import reference_of
 from ..results.folder import COMPLETIONS, META, Journal
 from ..results.front import preferences
 from ..results.recovered import gap_ends
@@ -45,6 +46,7 @@ def sweep(run: RunFile, folder: Path) -> bool:
         raise RunFileError("the run file has no data; add data: {path: …}")
     settings, items = settings_of(run), read_items(run.data)
     gap_ends(run, settings)
+    reference_of(run, {setting.name: len(setting.points) for setting in settings})
     check_tables(run, settings)
     if run.objectives:
         preferences(run)  # its mistakes are reported before anything is decoded
