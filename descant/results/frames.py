@@ -15,6 +15,7 @@ from ..disk import reading, replace, written
 from ..extras import require
 from ..inputs.expand import KEY, Setting, key_of, settings_of
 from ..inputs.runfile import RunFile, RunFileError
+from ..inputs.sections import GRID, HELD_OUT
 from .effects import effects_table, reference_of
 from .folder import COMPLETIONS, META, SCORES, Journal, Record, resolved_run, scores_by_key
 from .front import front_of

@@ -16,6 +16,7 @@ from ...inputs.expand import Row, rows_of_rank, seed_of, settings_of
 from ...inputs.grid import Point
 from ...inputs.prompts import Item, read_items
 from ...inputs.runfile import TEMPERATURE, RunFile, RunFileError
+from ...inputs.sections import FORMULA
 from ...results.folder import COMPLETIONS, SCORES, Journal, scores_by_key
 from ...runs.models import Models, declared_models
 from ...runs.processes import Process, this_process
@@ -27,7 +28,7 @@ from ...sweep.measure import check_scores, measure
 from ...sweep.work import Clock, models_of_scores
 from .options import Options
 from .outcome import Outcome
-from .search import TRIALS, searched
+from .search import searched
 from .trials import Ids, Measured, Record
 
 LOG = "trials"  # trials.jsonl
@@ -165,7 +166,7 @@ class _Rows:
         return [
             Row(
                 name, point, params, item, sample,
-                seed_of(generate.seed, TRIALS, {}, item.id, sample),
+                seed_of(generate.seed, FORMULA, {}, item.id, sample),
             )
             for item in items
             for point, params in points.items()

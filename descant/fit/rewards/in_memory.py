@@ -12,6 +12,7 @@ from ...formula.reward import RewardExpression
 from ...inputs.expand import seed_of, without_temperature
 from ...inputs.grid import Point
 from ...inputs.runfile import TEMPERATURE
+from ...inputs.sections import FORMULA
 from ...models import ModelError, ModelSpec, make_spec, resolve
 from ...models.functions import FunctionReward
 from ...runtime import Completion, Decoder, DraftBinder
@@ -20,7 +21,7 @@ from ...scoring.expressions import check_models, models_of, reward_expression, v
 from ...scoring.rewards import RewardScorer
 from .options import Options
 from .outcome import Outcome
-from .search import TRIALS, searched
+from .search import searched
 from .trials import Ids, Measured, Record
 
 _OWN = {"params", "seed", "num_return_sequences", "progress", "logprobs", "return_particles"}
@@ -130,7 +131,7 @@ class _Measured:
         completions = self._decoder.generate(
             prompts,
             params={name: [point[name] for point in points] for name in names},
-            seed=[seed_of(self._seed, TRIALS, {}, id, sample) for id, _, sample in rows],
+            seed=[seed_of(self._seed, FORMULA, {}, id, sample) for id, _, sample in rows],
             progress=False,
             **arguments,
         )

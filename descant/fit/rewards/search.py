@@ -7,13 +7,12 @@ from functools import partial
 from typing import Any, Protocol
 
 from ...inputs.grid import Point
+from ...inputs.sections import FORMULA, GRID, HELD_OUT
 from ...runtime.progress import progress_bar
 from .options import Options, split
 from .outcome import Outcome, outcome_of
 from .study import Search
 from .trials import Ids, Log, Measured, Trial, run_trials
-
-TRIALS, HELD_OUT, GRID = "formula", "held_out", "grid"  # what rows are of, as a formula's name
 
 
 class MeasureNamed(Protocol):
@@ -54,7 +53,7 @@ def searched(
             bar.set_postfix_str(f"{objectives[0].removeprefix('-')} {best:.4g}", refresh=False)
 
     with bar:
-        trials = run_trials(search, ids, partial(measure, TRIALS), log, show)
+        trials = run_trials(search, ids, partial(measure, FORMULA), log, show)
     finish = partial(
         outcome_of, objectives, trials, weights=options.weights, reference=reference
     )  # fmt: skip
