@@ -69,7 +69,7 @@ class Options:
             if name not in plain:
                 cure = did_you_mean(name, plain)
                 raise ArgumentError(f"weights.{name}: {name} is not maximised; {cure}")
-        check_search(self.sampler, self.pruner)
+        check_search(self.sampler, self.pruner, len(objectives))
         space = space_of(self.bounds, plan, self.constraints)
         space.check(plan, start)
         at_once = self.at_once or max(1, min(-(-batch_size // rows), self.trials // _ROUNDS))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -19,7 +18,6 @@ from ...inputs.runfile import TEMPERATURE
 Proposal = dict[str, float]  # a value per axis, as the sampler draws it
 _DIGITS = 6  # significant, of a value that a formula gets
 _OPTIONS = ("from", "to", "log", "step")
-_SIMPLEX = re.compile(r"\s*simplex\s*\(([\w\s,]+)\)\s*")
 
 
 @dataclass(frozen=True)
@@ -235,9 +233,10 @@ def _integers(plan: Plan) -> set[str]:
 
 
 def _simplex(constraint: str, bounds: Mapping[str, Any]) -> Simplex:
-    match = _SIMPLEX.fullmatch(constraint)
-    names = tuple(name.strip() for name in match[1].split(",")) if match else ()
-    if len(names) < 2 or len(set(names)) < len(names) or not all(names):
+    word, _, inner = constraint.strip().partition("(")
+    names = tuple(name.strip() for name in inner.removesuffix(")").split(","))
+    written = word.strip() == "simplex" and inner.endswith(")")
+    if not written or not 1 < len(names) == len(set(names)):
         problem = f"constraints: {quoted(constraint)}: rewards are searched on a simplex at most"
         raise ArgumentError(f"{problem}; write simplex(a, b), or narrower bounds")
     for name in names:

@@ -158,7 +158,7 @@ class Search:
         )
 
 
-def check_search(sampler: str, pruner: str | None) -> None:
+def check_search(sampler: str, pruner: str | None, objectives: int) -> None:
     """Check that the packages of a search are there.
 
     Raises:
@@ -167,6 +167,8 @@ def check_search(sampler: str, pruner: str | None) -> None:
     require("a search for the best rewards", "optuna")
     if pruner == "wilcoxon" or sampler == "gp":
         require(f"{pruner or sampler}", "scipy")
+    if objectives > 1:
+        require("a front", "moocore")
 
 
 def _seed(seed: int, number: int) -> int:
