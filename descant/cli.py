@@ -213,6 +213,34 @@ def sweep(
 
 @app.command()
 @resumable()
+def fit(
+    file: RunFilePath,
+    set_: Overrides = None,
+    import_: Imports = None,
+    formula: FormulaName = None,
+    capture: Capture = None,
+    enable_prefix_caching: PrefixCaching = None,
+    gpu_memory_utilization: MemoryUtilization = None,
+    output: Annotated[File, option("The run's folder.", "the file's output")] = None,
+) -> None:
+    """The values of a formula's parameters that its data like best; a run file with them put in.
+
+    Killed and started again, it resumes where it stopped.
+    """
+    from .fit.command import fitted
+    from .inputs.runfile import read_run_file
+    from .runs.run import of_one_formula
+
+    run_file = read_run_file(
+        file, set_ or [], capture=capture, enable_prefix_caching=enable_prefix_caching,
+        gpu_memory_utilization=gpu_memory_utilization,
+    )  # fmt: skip
+    folder = _folder(file, output, run_file.output)
+    fitted(of_one_formula(run_file, formula), folder, console.for_tables())
+
+
+@app.command()
+@resumable()
 def compare(
     ours: Annotated[str, Argument(metavar="RUN_A[#FORMULA[:POINT]]")],
     theirs: Annotated[str, Argument(metavar="RUN_B[#FORMULA[:POINT]]")],

@@ -26,6 +26,7 @@ from .sections import (
     FREE,
     Data,
     Effects,
+    FitSpec,
     Front,
     Generate,
     ScoreSpec,
@@ -50,6 +51,8 @@ class RunFileError(SettingsError):
 
 class RunFile(Strict):
     """A run file. ``descant sweep`` alone reads the keys from ``sweep`` on, but for ``merge``.
+
+    ``descant fit`` reads ``fit``, and ``score`` and ``front``.
 
     ``capture``, ``enable_prefix_caching`` and ``gpu_memory_utilization`` are as ``compile`` takes
     them. With ``parallel: terms``, each process holds some of the models and all decode the same
@@ -77,6 +80,7 @@ class RunFile(Strict):
     front: Front = Front()
     effects: Effects = Effects()
     tables: dict[str, Table] = Field(default_factory=dict)
+    fit: FitSpec | None = None
     output: str | None = None
 
     @model_validator(mode="before")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ...errors import ArgumentError
 from ...formula import Plan
 from ...grammar import did_you_mean
 from ...inputs.grid import Point
+from ...inputs.sections import FitSpec
 from .space import space_of
 from .study import Pruner, Sampler, Search, check_search
 
@@ -78,6 +79,12 @@ class Options:
         return Search(
             space, signs, self.trials, at_once, self.seed, inside, self.sampler, self.pruner
         )
+
+
+def options_of(spec: FitSpec, seed: int) -> Options:
+    """What a run file asks for; the seed is that of its noise."""
+    names = {item.name for item in fields(Options)} - {"seed"}
+    return Options(**{name: getattr(spec, name) for name in names}, seed=seed)
 
 
 def split(ids: Sequence[Any], holdout: float) -> tuple[list[Any], list[Any]]:
