@@ -54,17 +54,16 @@ def searched(
 
     with bar:
         trials = run_trials(search, ids, partial(measure, FORMULA), log, show)
+    started = search.space.proposal(search.start) is not None
     finish = partial(
-        outcome_of, objectives, trials, weights=options.weights, reference=reference
+        outcome_of, objectives, trials, weights=options.weights, reference=reference,
+        started=started,
     )  # fmt: skip
     found = finish()
     held_out: dict[int, Measured] = {}
     if held:
-        start = search.space.proposal(search.start) is not None
-        points = {
-            n: trials[n].params for n in dict.fromkeys(([0] if start else []) + [*found.front])
-        }
-        held_out = dict(measure(HELD_OUT, points, held))
+        numbers = dict.fromkeys([0] * started + [*found.front])
+        held_out = dict(measure(HELD_OUT, {n: trials[n].params for n in numbers}, held))
     grid: list[tuple[Point, Measured]] = []
     if options.grid:
         cost = sum(len(t.measured) for t in {t.point: t for t in trials}.values())
