@@ -154,4 +154,4 @@ def test_every_command_with_a_formula_has_the_option() -> None:
         for name, each in commands.commands.items()
         if any("--import" in option.opts for option in each.params)
     }
-    assert having == {"explain", "run", "sweep", "inspect", "serve", "eval"}
+    assert having == {"explain", "run", "sweep", "fit", "inspect", "serve", "eval"}
