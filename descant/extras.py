@@ -8,11 +8,11 @@ from .errors import DescantError
 
 ENABLES = {
     "report": "tables, fronts, figures and pages of sweeps; parquet files and data sets",
+    "fit": "decoder.fit, descant fit: parameters from texts, preferences and rewards",
     "train": "descant train: adapters, and data sets of the hub; adapters with merge: true",
     "quantized": "weights quantised while they are read: bitsandbytes, torchao",
     "gguf": "checkpoints that are GGUF files",
     "constrain": "json, regex, grammar and choice: answers that fit",
-    "fit": "decoder.fit and descant fit: a formula's parameters, from texts and preferences",
     "images": "images in prompts",
     "serve": "descant serve: an OpenAI-compatible server",
     "otel": "traces of the server's requests for OpenTelemetry",
@@ -21,9 +21,9 @@ ENABLES = {
 }
 PACKAGES = {  # modules by the extra that installs them
     "report": ("datasets", "matplotlib", "moocore", "pandas", "pyarrow"),
+    "fit": ("optuna", "scipy"),
     "train": ("peft",),
     "constrain": ("llguidance",),
-    "fit": ("scipy",),
     "serve": ("fastapi", "prometheus_client", "uvicorn"),
     "otel": ("opentelemetry.sdk",),
     "eval": ("lm_eval", "openai", "sentence_transformers"),
