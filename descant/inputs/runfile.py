@@ -26,7 +26,6 @@ from .sections import (
     FREE,
     Data,
     Effects,
-    FitSpec,
     Front,
     Generate,
     ScoreSpec,
@@ -80,7 +79,6 @@ class RunFile(Strict):
     front: Front = Front()
     effects: Effects = Effects()
     tables: dict[str, Table] = Field(default_factory=dict)
-    fit: FitSpec | None = None
     output: str | None = None
 
     @model_validator(mode="before")

@@ -199,31 +199,6 @@ class Effects(Strict):
     against: str | None = None
 
 
-class FitSpec(Strict):
-    """How the values of parameters are found: ``descant fit``.
-
-    Attributes:
-        objective: what is maximised: the rewards of ``score:``, or those of ``front:``.
-        bounds: per parameter, and for ``temperature``, what is searched: ``[low, high]``, or
-            ``{from: low, to: high}`` with ``log: true`` or a ``step``.
-        constraints: ``simplex(a, b)`` each.
-        holdout: the share of the prompts that take no part, and judge what is found.
-        trials, sampler, pruner, at_once, grid, weights: as ``descant.fit.rewards.options`` has
-            them.
-    """
-
-    objective: Literal["reward"]
-    bounds: dict[str, Any] = Field(default_factory=dict)
-    constraints: list[str] = Field(default_factory=list)
-    holdout: FiniteFloat = Field(default=0, ge=0, lt=1)
-    trials: int = Field(default=50, ge=1)
-    sampler: Literal["tpe", "nsga2", "gp", "random"] = "tpe"
-    pruner: Literal["wilcoxon", "median"] | None = None
-    at_once: int | None = Field(default=None, ge=1)
-    grid: bool = False
-    weights: dict[str, FiniteFloat] | None = None
-
-
 class Table(Strict):
     """A table of means: a row for each combination of ``rows``, and columns likewise."""
 

@@ -9,8 +9,8 @@ from typing import Any
 from ...errors import ArgumentError
 from ...formula import Plan
 from ...grammar import did_you_mean
+from ...inputs.fit_section import FitSection
 from ...inputs.grid import Point
-from ...inputs.sections import FitSpec
 from .space import space_of
 from .study import Pruner, Sampler, Search, check_search
 
@@ -81,10 +81,13 @@ class Options:
         )
 
 
-def options_of(spec: FitSpec, seed: int) -> Options:
-    """What a run file asks for; the seed is that of its noise."""
-    names = {item.name for item in fields(Options)} - {"seed"}
-    return Options(**{name: getattr(spec, name) for name in names}, seed=seed)
+def options_of(section: FitSection, seed: int) -> Options:
+    """What a run file asks for; ``seed`` where the section has none."""
+    names = {item.name for item in fields(Options)} - {"seed", "bounds"}
+    own = {name: getattr(section, name) for name in names}
+    return Options(
+        section.bounds or {}, seed=seed if section.seed is None else section.seed, **own
+    )
 
 
 def split(ids: Sequence[Any], holdout: float) -> tuple[list[Any], list[Any]]:
