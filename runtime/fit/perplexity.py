@@ -13,10 +13,10 @@ from typing import Any
 import torch
 
 from ...errors import ArgumentError
-from ...grammar import Span
 from ...formula.nodes import Linear, Read
 from ...formula.plan import Plan
 from ...formula.scalar import Parameter
+from ...grammar import Span
 
 
 def prompt_weights(
