@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..disk import make_folder, reading, replace
 from ..errors import ArgumentError
 from ..results.lock import PAGES, WAIT, writing
+from ..show.inspection_figure import inspection_figure
 from .content import content_of
 from .figures import write_figures
 from .page import page
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from ..results.frames import Results
     from ..runtime import Inspection
 
-__all__ = ["inspection_page", "write"]
+__all__ = ["inspection_figure", "inspection_page", "write"]
 REPORT, INSPECTION = "report.html", "inspect.json"
 
 

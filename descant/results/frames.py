@@ -46,6 +46,10 @@ class Results:
     points: DataFrame
     front: dict[str, Any]
 
+    def _repr_html_(self) -> str:
+        """The points, for a notebook."""
+        return str(self.points._repr_html_())  # type: ignore[operator]
+
 
 def load(folder: str | Path) -> Results:
     """Read a run's folder.

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 from ...errors import ArgumentError
 from ...formula.nodes import StageAddress
 from ...models.functions import UserPrompt
+from ..notebook import listed
 
 Reading: TypeAlias = "Sequence[int] | str | UserPrompt"  # what a term reads before the answer
 RAW, PROCESSED = "raw_logprobs", "processed_logprobs"  # as vLLM calls them
@@ -177,6 +178,14 @@ class Completion:
     log_weight: float | None = field(default=None, repr=False, kw_only=True)
     log_normalizer: float | None = field(default=None, repr=False, kw_only=True)
     particles: list[Completion] | None = field(default=None, repr=False, kw_only=True)
+
+    def _repr_html_(self) -> str:
+        params = ", ".join(f"{name} = {value:g}" for name, value in self.params.items())
+        answer = self.token_ids if self.text is None else self.text
+        ended = f"{self.finish_reason}, {len(self.token_ids)} tokens, {self.seconds:.2f} s"
+        return listed(
+            {"prompt": self.prompt, "params": params or None, "answer": answer, "ended": ended}
+        )
 
 
 def check_ids(ids: Sequence[int], vocabulary: int, where: str, tokenizer: Any = None) -> None:
