@@ -274,7 +274,7 @@ def inspect(
     console.for_tables().print(table(inspection))
     files = write(inspection, output or Path(run_file.output or "runs/inspect"))
     if figure is not None:
-        from .show.inspection_figure import write_inspection_figure
+        from .report.inspection_figure import write_inspection_figure
 
         files.append(write_inspection_figure(inspection, figure))
     _print_files(files)

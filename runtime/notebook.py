@@ -1,4 +1,4 @@
-"""What a notebook shows of plans, completions and inspections: ``_repr_html_``; and tables."""
+"""What a notebook shows of plans and inspections, ``_repr_html_``; and tables of pandas."""
 
 from __future__ import annotations
 
@@ -17,17 +17,6 @@ _CHANGED = "background:rgba(255,176,0,.3)"  # readable on a light and on a dark 
 def preformatted(text: str) -> str:
     """Text whose columns stay under one another."""
     return f"<pre>{escape(text)}</pre>"
-
-
-def listed(values: Mapping[str, Any]) -> str:
-    """A table of names and values; values that are None are left out."""
-    rows = "".join(
-        f'<tr><th style="text-align:left">{escape(name)}</th>'
-        f'<td style="text-align:left;white-space:pre-wrap">{escape(str(value))}</td></tr>'
-        for name, value in values.items()
-        if value is not None
-    )
-    return f"<table>{rows}</table>"
 
 
 def tabulated(columns: Sequence[str], rows: Iterable[Sequence[Any]], marked: Iterable[bool]) -> str:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from ..disk import make_folder, reading, replace
 from ..errors import ArgumentError
 from ..results.lock import PAGES, WAIT, writing
-from ..show.inspection_figure import inspection_figure
 from .content import content_of
 from .figures import write_figures
+from .inspection_figure import inspection_figure
 from .page import page
 
 if TYPE_CHECKING:

@@ -87,9 +87,9 @@ class Inspection:
     def to_frame(self) -> DataFrame:
         """A row for each candidate of each token.
 
-        Columns are ``step, token, chosen, chosen_by_base, id, text, rank, score, probability, noise,
-        removed_by``, then one for each of ``parts`` (its contribution), ``logprob(term)`` for each
-        of ``terms``, and ``reward(name)`` for each of ``rewards``.
+        Columns are ``step, token, chosen, chosen_by_base, id, text, rank, score, probability``,
+        ``noise, removed_by``, one for each of ``parts`` (its contribution), ``logprob(term)`` for
+        each of ``terms``, and ``reward(name)`` for each of ``rewards``.
 
         Raises:
             ArgumentError: pandas is not installed.

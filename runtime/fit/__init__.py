@@ -1,0 +1,1 @@
+"""A formula's parameters, fitted to texts; gates and weights of a prompt's own."""

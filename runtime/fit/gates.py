@@ -1,8 +1,8 @@
 """Gates: a formula's parameters as functions of a hidden state, by maximum likelihood.
 
 A gate is one linear output of the state that a term has before a token, ``h = w·s + b``. With two
-bounds a parameter is ``lower + (upper - lower)·sigmoid(h)``, without any it is ``h``: what a formula
-says as ``head(base, gate)``.
+bounds a parameter is ``lower + (upper - lower)·sigmoid(h)``, and without any it is ``h``: what a
+formula says as ``head(base, gate)``.
 """
 
 from __future__ import annotations

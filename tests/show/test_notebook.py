@@ -9,7 +9,7 @@ import pytest
 
 from descant.errors import ArgumentError
 from descant.report import inspection_figure
-from descant.show.inspection_figure import write_inspection_figure
+from descant.report.inspection_figure import write_inspection_figure
 
 
 @pytest.fixture(scope="module")
