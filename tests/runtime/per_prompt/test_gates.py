@@ -9,7 +9,7 @@ from checkpoints import fresh
 import descant
 from descant import ModelError
 from descant.errors import ArgumentError
-from descant.runtime.fit.gates import check_bounds, fit_gates, gated, in_formula
+from descant.runtime.per_prompt.gates import check_bounds, fit_gates, gated, in_formula
 from descant.runtime.loops.hidden_states import hidden_states
 
 POSITIONS, HIDDEN, V = 3000, 12, 40

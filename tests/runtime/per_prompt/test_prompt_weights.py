@@ -10,7 +10,7 @@ from checkpoints import fresh
 
 from descant import FormulaError
 from descant.errors import ArgumentError
-from descant.runtime.fit.perplexity import prompt_weights
+from descant.runtime.per_prompt.perplexity import prompt_weights
 
 FORMULA = "a*base + b*arm + c*arm2"
 ONES = {"a": 1.0, "b": 1.0, "c": 1.0}
