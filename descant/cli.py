@@ -227,9 +227,17 @@ def compare(
     cache: Annotated[File, option("A file that keeps verdicts.", "verdicts.jsonl in RUN_A")] = None,
     output: Annotated[File, option("A file for the verdict, as JSON.")] = None,
 ) -> None:
-    """Which of two runs answers better: the win rate, by a reward model or by a judge."""
-    from .compare.compare import compared
+    """Which of two runs answers better: by a reward model or a judge, or by their scores.
 
+    Without --by and --judge, every score that both have recorded is compared, and RUN_A may be
+    several points.
+    """
+    from .compare.compare import compared
+    from .compare.recorded import scores_compared
+
+    if by is None and judge is None:
+        scores_compared(console.for_tables(), (ours, theirs), output)
+        return
     compared(
         console, (ours, theirs), by, judge, base_url=base_url, calls=max_calls, tokens=max_tokens,
         timeout=timeout, cache=cache, output=output,
