@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 from torch import Tensor
@@ -64,7 +64,15 @@ class Decoder(WithFit, WithDeclaredModels):
         self.plan = Report(bound, self._params, engine.stats, engine.graphs, engine.cache)
         self.tokenizer, self.max_length = bound.tokenizer, bound.positions
 
-    __call__ = generate_with  # model.generate(…, custom_generate=decoder) looks at its signature
+    @wraps(generate_with)  # model.generate(…, custom_generate=decoder) looks at its signature
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """``generate``; or, called by a model's ``generate``, its decoding loop."""
+        by_model = "model" in kwargs or (args and hasattr(args[0], "generation_config"))
+        return generate_with(self, *args, **kwargs) if by_model else self.generate(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        params = f", params={self._params}" if self._params else ""
+        return f"Decoder({self._bound.plan.formula!r}{params})"
 
     def generate(
         self,
