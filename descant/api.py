@@ -100,8 +100,15 @@ def compile(
     binder = DraftBinder(specs, names, word, default, pool)
     asynchronous = partial(AsyncDecoder, slots=max_num_seqs, max_model_len=max_model_len)
     return Decoder(
-        bound, params, capture, cache=cache, draft_binder=binder, make_asynchronous=asynchronous
-    )
+        bound, params, capture, cache=cache, draft_binder=binder, make_asynchronous=asynchronous,
+        by_rewards=_by_rewards,
+    )  # fmt: skip
+
+
+def _by_rewards(decoder: Any, prompts: Any, reward: Any, **options: Any) -> Any:
+    from .fit.rewards.in_memory import fit_by_rewards  # which reads what makes decoders
+
+    return fit_by_rewards(decoder, prompts, reward, **options)
 
 
 def term_parallel_of(parallel: str | None, device: str) -> TermParallel | None:

@@ -35,6 +35,9 @@ class Fit:
         folds: of a cross-validation, the same for each fold, with the ``params`` it found.
         accuracy: of preferences, the share of pairs whose chosen is more likely, before and after.
         notes: what a reader has to know: a bound that is hit, how scores were kept.
+        search: of rewards, as data: ``front``, ``hypervolume`` with its interval, ``convergence``,
+            ``grid`` and what else ``fit.json`` has. Then ``stderr`` is that of each score at the
+            values found, and ``table`` has a row per trial.
     """
 
     params: dict[str, float]
@@ -54,6 +57,7 @@ class Fit:
     folds: list[dict[str, Any]] = field(default_factory=list, repr=False)
     accuracy: tuple[float, float] | None = None
     notes: tuple[str, ...] = ()
+    search: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def perplexity(self) -> float:

@@ -44,6 +44,17 @@ def test_the_answer_is_a_run_file_with_the_values_put_in(tmp_path):
     rows = lines(out)
     assert command("fit", file, "--output", out).returncode == 0
     assert lines(out) == rows and json.loads((out / "fit.json").read_text()) == result
+    assert command("fit", file, "--output", out, "--set", "fit.trials=8").returncode == 0
+    longer = json.loads((out / "fit.json").read_text())
+    assert longer["trials"][0] == {**result["trials"][0], **_marks(longer, 0)}
+    assert len(longer["trials"]) == 8 and [r for r in lines(out) if r in rows] == rows
+    other = command("fit", file, "--output", out, "--set", "fit.sampler=random")
+    assert other.returncode == 2 and "fit.sampler is 'tpe' there and 'random' here" in other.stderr
+
+
+def _marks(result, number):
+    """What becomes of a trial."""
+    return {key: result["trials"][number][key] for key in ("front", "best")}
 
 
 def test_a_run_file_says_what_it_cannot_fit(tmp_path):

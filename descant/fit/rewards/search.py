@@ -8,8 +8,9 @@ from typing import Any, Protocol
 
 from ...inputs.grid import Point
 from ...inputs.sections import FORMULA, GRID, HELD_OUT
+from ...runtime.fit.objectives import held_out as held_out_of
 from ...runtime.progress import progress_bar
-from .options import Options, split
+from .options import Options
 from .outcome import Outcome, outcome_of
 from .study import Search
 from .trials import Ids, Log, Measured, Trial, run_trials
@@ -41,7 +42,8 @@ def searched(
         ids: of all prompts.
         progress: whether a bar is shown; left out, on a terminal.
     """
-    ids, held = split(ids, options.holdout)
+    sides = held_out_of(len(ids), options.holdout, options.seed, "prompts")
+    ids, held = ([ids[i] for i in side] for side in sides)
     bar = progress_bar(search.trials, "trial", "fit", progress)
     shown: list[Trial] = []
 
