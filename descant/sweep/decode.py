@@ -1,21 +1,18 @@
-"""The rows of one formula through its decoder, one record per completion."""
+"""The rows of one formula, one record per completion, and their progress."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
-from ..inputs.expand import Row, Setting, without_temperature
-from ..inputs.runfile import TEMPERATURE
-from ..runs.models import Models
-from ..runs.run import Completed, decode_readable
-from ..runtime import Completion
+from ..inputs.expand import Row, Setting
+from ..results.folder import Record
 from ..runtime.progress import progress_bar
+from .source import Source
 
 
 def decode(
-    models: Models, setting: Setting, rows: Sequence[Row], done: int, shown: bool
-) -> Iterator[dict[str, Any]]:
+    source: Source, setting: Setting, rows: Sequence[Row], done: int, shown: bool
+) -> Iterator[Record]:
     """Decode the missing rows of one formula; yields each record when its completion ends.
 
     The progress bar, where one is ``shown``, counts the rows that are ``done``, too.
@@ -26,39 +23,9 @@ def decode(
     )  # fmt: skip
     tokens = 0
     with bar:
-        for row, completion in _completed(models, setting, rows):
-            tokens += len(completion.token_ids)
+        for record in source.decode(setting, rows):
+            tokens += len(record["token_ids"])
             bar.update()
             elapsed = bar.format_dict["elapsed"] or 1e-9
             bar.set_postfix_str(f"{tokens / elapsed:.0f} tokens/s", refresh=False)
-            yield row.record(completion, models.run)
-
-
-def _completed(
-    models: Models, setting: Setting, rows: Sequence[Row]
-) -> Iterator[tuple[Row, Completion]]:
-    run = models.run
-    decoder, close = models.decoder(setting)
-    generate = run.generate.model_dump(exclude={"seed", "num_return_sequences"})
-    swept_temperature = any(TEMPERATURE in row.params for row in rows)
-    names = list(without_temperature(rows[0].params))
-    if run.has_kl and not setting.plan.search:
-        generate |= {"logprobs": True, "logprobs_mode": "processed_logprobs"}
-
-    def start(rows: Sequence[Row]) -> Completed:
-        if swept_temperature:
-            generate[TEMPERATURE] = [row.params.get(TEMPERATURE) for row in rows]
-        return decoder.as_completed(
-            [row.item.prompt for row in rows],
-            params={name: [row.params[name] for row in rows] for name in names},
-            seed=[row.seed for row in rows],
-            progress=False,
-            **generate,
-        )
-
-    try:
-        rows, completions = decode_readable(rows, run, decoder, start)
-        for index, completion in completions:
-            yield rows[index], completion
-    finally:
-        close()
+            yield record
