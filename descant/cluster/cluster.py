@@ -19,7 +19,7 @@ from ..api import declared, plan_of
 from ..errors import StateError
 from ..extras import require
 from ..imports import imported
-from ..inputs.expand import Row, Setting, key_of, settings_of
+from ..inputs.expand import Key, Row, Setting, key_of, settings_of
 from ..inputs.runfile import RunFile
 from ..models.errors import first_line
 from ..results.folder import Record
@@ -153,14 +153,14 @@ class Cluster:
         )
         parts = _parts(units, max(1, size * len(units) // max(rows, 1)))
         tasks = [Task("decode", [row for unit in part for row in unit], formula) for part in parts]
-        received = set()
+        received: set[Key] = set()
         unit = {row.key: {row.key for row in rows} for rows in units for row in rows}
 
         def left(task: Task, lines: list[Record]) -> None:
             received.update(map(key_of, lines))
             task.items = [row for row in task.items if not unit[row.key] <= received]
 
-        came = set()
+        came: set[Key] = set()
         for lines in self._work(tasks, left):
             for line in lines:
                 if key_of(line) not in came:  # a unit that was begun twice
