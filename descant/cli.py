@@ -158,12 +158,13 @@ def run(
     ray_rows: RayRows = None,
 ) -> None:
     """Prompts to completions: to the screen, or as JSON lines into the run's output folder."""
+    from .cluster.command import run_rows
     from .cluster.options import ray_options
     from .inputs.prompts import command_line_prompt, read_items
     from .inputs.runfile import RunFileError, read_run_file
     from .results.lock import check_free
     from .runs.processes import prints
-    from .runs.run import compiled, of_one_formula, rows_to_folder, run_to_folder
+    from .runs.run import compiled, of_one_formula
 
     run_file = read_run_file(
         file, set_ or [], capture=capture, enable_prefix_caching=enable_prefix_caching,
@@ -185,13 +186,7 @@ def run(
     read_items(run_file.data)  # its mistakes, and another writer, are told before weights are read
     if prints():
         check_free(folder)
-    if on_ray is None:
-        written = sum(1 for _ in run_to_folder(run_file, compiled(run_file), folder))
-    else:
-        from .cluster.cluster import Cluster
-
-        with Cluster(on_ray, run_file, sweeps=False) as cluster:
-            written = sum(1 for _ in rows_to_folder(run_file, cluster.complete, folder))
+    written = run_rows(run_file, folder, on_ray)
     if not prints():
         return
     lines = folder / "completions.jsonl"
@@ -221,9 +216,9 @@ def sweep(
     Killed and started again, it resumes where it stopped. With accelerate launch -m descant sweep
     RUN.yaml, every process takes its share; with --ray, the nodes of a cluster do.
     """
+    from .cluster.command import sweep_rows
     from .cluster.options import ray_options
     from .inputs.runfile import read_run_file
-    from .sweep import swept
 
     run_file = read_run_file(
         file, set_ or [], capture=capture, enable_prefix_caching=enable_prefix_caching,
@@ -231,13 +226,7 @@ def sweep(
     )  # fmt: skip
     folder = _folder(file, output, run_file.output)
     on_ray = ray_options(ray, ray_actors, ray_gpus, ray_rows)
-    if on_ray is None:
-        swept(run_file, folder, console.for_tables())
-    else:
-        from .cluster.cluster import Cluster
-
-        with Cluster(on_ray, run_file, sweeps=True) as cluster:
-            swept(run_file, folder, console.for_tables(), cluster)
+    sweep_rows(run_file, folder, console.for_tables(), on_ray)
     _print_files(export(folder, format_ or [], by_point=True))
 
 
@@ -257,9 +246,17 @@ def compare(
     cache: Annotated[File, option("A file that keeps verdicts.", "verdicts.jsonl in RUN_A")] = None,
     output: Annotated[File, option("A file for the verdict, as JSON.")] = None,
 ) -> None:
-    """Which of two runs answers better: the win rate, by a reward model or by a judge."""
-    from .compare.compare import compared
+    """Which of two runs answers better: by a reward model or a judge, or by their scores.
 
+    Without --by and --judge, every score that both have recorded is compared, and RUN_A may be
+    several points.
+    """
+    from .compare.compare import compared
+    from .compare.recorded import scores_compared
+
+    if by is None and judge is None:
+        scores_compared(console.for_tables(), (ours, theirs), output)
+        return
     compared(
         console, (ours, theirs), by, judge, base_url=base_url, calls=max_calls, tokens=max_tokens,
         timeout=timeout, cache=cache, output=output,
@@ -320,7 +317,7 @@ app.command()(serve)
 @app.command()
 @resumable()
 def train(
-    method: Annotated[str, Argument(metavar="arm|dpo|reward|sft|vector|probe")],
+    method: Annotated[str, Argument(metavar="arm|dpo|reward|sft|distill|vector|probe")],
     recipe: Annotated[File, Argument(metavar="RECIPE.yaml")] = None,
     model: Annotated[Word, option("The checkpoint to begin with.", "the file's")] = None,
     data: Annotated[Word, option("A file, or the name of a dataset.", "the file's")] = None,
@@ -329,10 +326,15 @@ def train(
         Many, many("KEY=VALUE", "A training argument or a dotted key, over the file's", "", "--set")
     ] = None,
 ) -> None:
-    """Train a model: an autoregressive reward model, an expert, a reward model.
+    """Train a model, or measure what its hidden states say.
 
-    vector measures a steering vector from pairs, and probe fits a linear head to labelled texts:
-    both read a model's hidden states once, and change no weights.
+    arm (an autoregressive reward model), dpo (an expert) and reward (a reward model) read pairs:
+    prompt, chosen, rejected. sft reads prompt and completion, messages, or text. distill reads
+    prompts, and a run file as its teacher. vector (a steering vector) reads pairs, and probe (a
+    linear head) texts with a label: both read hidden states once, and change no weights.
+
+    A file is .jsonl, .json, .csv or .parquet, or the name of a dataset. arm, dpo and sft end with
+    a check: what the model does to held-out prompts at three weights.
     """
     from .train.command import read_train_file, run_train_file
 

@@ -6,13 +6,14 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from ..api import declared
-from ..inputs.expand import Row, Setting, drafting_models, without_temperature
-from ..inputs.runfile import TEMPERATURE, RunFile
+from ..inputs.expand import Row, Setting, drafting_models
+from ..inputs.runfile import RunFile
 from ..results.folder import Record
 from ..runs.models import Models, declared_models
-from ..runs.run import Completed, decode_readable
 from ..runtime import Decoder
+from ..runtime.progress import progress_bar
 from ..scoring.expressions import models_of
+from .decode import completed
 from .measure import Known, score_lines
 from .rewards import reward_expressions
 
@@ -55,7 +56,8 @@ class InProcess:
             self._release(self._settings[numbers[setting.name] :])
             self._decoder, self._close = self.models.decoder(setting)
             self._name = setting.name
-        return records(self._run, self._decoder, setting, rows)
+        for row, completion in completed(self._decoder, self._run, setting.plan, rows):
+            yield row.record(completion, self._run)
 
     def score(self, completions: Sequence[Known]) -> Iterator[list[Record]]:
         """As the protocol; a progress bar for each model where they are shown."""
@@ -69,38 +71,37 @@ class InProcess:
         self.models.keep(_models_of(self._run, later))
 
 
-def records(
-    run: RunFile, decoder: Decoder, setting: Setting, rows: Sequence[Row]
+def decode(
+    source: Source, setting: Setting, rows: Sequence[Row], done: int, shown: bool
 ) -> Iterator[Record]:
-    """The lines of a formula's rows, each when its completion ends."""
-    generate = run.generate.model_dump(exclude={"seed", "num_return_sequences"})
-    swept_temperature = any(TEMPERATURE in row.params for row in rows)
-    names = list(without_temperature(rows[0].params))
-    if run.has_kl and not setting.plan.search:
-        generate |= {"logprobs": True, "logprobs_mode": "processed_logprobs"}
+    """Decode the missing rows of one formula; yields each record when its completion ends.
 
-    def start(rows: Sequence[Row]) -> Completed:
-        if swept_temperature:
-            generate[TEMPERATURE] = [row.params.get(TEMPERATURE) for row in rows]
-        return decoder.as_completed(
-            [row.item.prompt for row in rows],
-            params={name: [row.params[name] for row in rows] for name in names},
-            seed=[row.seed for row in rows],
-            progress=False,
-            **generate,
-        )
+    The progress bar, where one is ``shown``, counts the rows that are ``done``, too.
+    """
+    bar = progress_bar(
+        done + len(rows), "row", setting.name, None if shown else False,
+        initial=done, smoothing=0.1,
+    )  # fmt: skip
+    tokens = 0
+    with bar:
+        for record in source.decode(setting, rows):
+            tokens += len(record["token_ids"])
+            bar.update()
+            elapsed = bar.format_dict["elapsed"] or 1e-9
+            bar.set_postfix_str(f"{tokens / elapsed:.0f} tokens/s", refresh=False)
+            yield record
 
-    rows, completions = decode_readable(rows, run, decoder, start)
-    for index, completion in completions:
-        yield rows[index].record(completion, run)
+
+def models_of_scores(run: RunFile) -> set[str]:
+    """The declared models that score."""
+    scores = {score.model for score in (run.score or {}).values() if score.model}
+    expressions = reward_expressions(run, declared(run.models)).values()
+    return scores | {name for expression in expressions for name in models_of(expression)}
 
 
 def _models_of(run: RunFile, settings: Sequence[Setting]) -> set[str]:
-    """The models of some formulas and of the scores."""
-    scores = {score.model for score in (run.score or {}).values() if score.model}
-    expressions = reward_expressions(run, declared(run.models)).values()
-    scores |= {name for expression in expressions for name in models_of(expression)}
-    scores |= drafting_models(run, run.models)
+    """The models of some formulas, of what drafts for them, and of the scores."""
+    scores = models_of_scores(run) | drafting_models(run, run.models)
     return scores.union(*(declared_models(run, setting) for setting in settings))
 
 

@@ -12,18 +12,18 @@ from ..disk import reading, replace
 from ..inputs.expand import Key, rows_of, rows_of_rank, settings_of
 from ..inputs.prompts import read_items
 from ..inputs.runfile import RunFile, RunFileError
+from ..results.effects import reference_of
 from ..results.folder import COMPLETIONS, META, Journal
 from ..results.front import preferences
 from ..results.recovered import gap_ends
 from ..results.tables import check_tables
-from ..runs.models import declared_models
+from ..runs.models import Models, declared_models
 from ..runs.processes import this_process
 from ..runs.provenance import now, provenance
 from ..runs.resume import gather, resumed
-from .decode import decode
 from .lines import Work
 from .measure import check_scores, measure
-from .source import InProcess, Source
+from .source import InProcess, Source, decode
 
 _log = logging.getLogger(__name__)
 _INTERVAL = 5.0  # seconds between two writes of the cost so far
@@ -44,6 +44,7 @@ def sweep(run: RunFile, folder: Path, source: Source | None = None) -> bool:
         raise RunFileError("the run file has no data; add data: {path: …}")
     settings, items = settings_of(run), read_items(run.data)
     gap_ends(run, settings)
+    reference_of(run, {setting.name: len(setting.points) for setting in settings})
     check_tables(run, settings)
     if run.objectives:
         preferences(run)  # its mistakes are reported before anything is decoded
@@ -62,11 +63,11 @@ def sweep(run: RunFile, folder: Path, source: Source | None = None) -> bool:
     return process.first
 
 
-def _decode_and_score(work: Work, done: set[Key], source: Source) -> _Clock:
+def _decode_and_score(work: Work, done: set[Key], source: Source) -> Clock:
     run, process = work.run, work.process
     together = run.parallel is not None  # every process decodes every row
     check_scores(run, source.models, work.settings)
-    clock = _Clock(work, source)
+    clock = Clock(work, source.models, source.device)
     journal = work.journal(COMPLETIONS)
     clock.write()
     for setting in work.settings:
@@ -89,16 +90,19 @@ def _decode_and_score(work: Work, done: set[Key], source: Source) -> _Clock:
     return clock
 
 
-class _Clock:
-    """What a run has cost so far, in ``meta.json``; a run that resumes adds to it."""
+class Clock:
+    """What a run has cost so far, in ``meta.json``; a run that resumes adds to it.
 
-    def __init__(self, work: Work, source: Source) -> None:
+    ``device`` is what decodes; left out, the models' device.
+    """
+
+    def __init__(self, work: Work, models: Models, device: str | None = None) -> None:
         self._file, self._writes = work.folder / META, work.process.first
-        self._plans, run = source.models.plans, work.run
+        self._plans, run = models.plans, work.run
         self._last = self._written = time.perf_counter()
         self._meta = _earlier_costs(self._file)
         if not self._meta:
-            self._meta = provenance(source.device, run.dtype, run.generate.seed)
+            self._meta = provenance(device or models.device, run.dtype, run.generate.seed)
         for key, value in (("plan", {}), ("seconds", 0.0), ("tokens", 0)):
             self._meta.setdefault(key, value)
         self._meta.pop("finished", None)
