@@ -10,7 +10,6 @@ from ...errors import ArgumentTypeError
 from ...grammar import did_you_mean
 
 
-
 class SamplerFields(TypedDict, total=False):
     """Fields of a request as transformers and the local-model servers have them.
 
@@ -23,7 +22,8 @@ class SamplerFields(TypedDict, total=False):
         top_n_sigma, xtc_probability, xtc_threshold: as in llama.cpp, after those.
         dry_multiplier, dry_base, dry_allowed_length: as in llama.cpp, before the formula's own
             stages; a multiplier of 0 is off.
-        dry_sequence_breakers: strings; no match goes over a token that has one of them.
+        dry_sequence_breakers: strings; no match goes over a token that has one of them, neither
+            in these stages nor in a ``dry`` of the formula's own.
     """
 
     no_repeat_ngram_size: int | Sequence[int] | None
@@ -44,7 +44,8 @@ OURS = (
     "num_return_sequences", "stop_strings", "eos_token_id", "logprobs", "top_logprobs",
     "logprobs_mode", "draft", "draft_length", "sample_components", "return_particles",
     "structured_outputs", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty",
-    "frequency_penalty", *SamplerFields.__annotations__, "logit_bias", "min_tokens", "ignore_eos", "stop_token_ids",
+    "frequency_penalty", *SamplerFields.__annotations__, "logit_bias", "min_tokens",
+    "ignore_eos", "stop_token_ids",
     "include_stop_str_in_output", "skip_special_tokens", "chat_template_kwargs", "tools",
     "add_generation_prompt", "continue_final_message", "batch_size", "progress",
 )  # fmt: skip

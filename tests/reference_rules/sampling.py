@@ -1,4 +1,4 @@
-"""Stages as transformers defines them, by its own logits processors; and as others do, by loops."""
+"""Stages as transformers has them, by its own logits processors; and as others do, by loops."""
 
 from __future__ import annotations
 
