@@ -213,6 +213,28 @@ def sweep(
 
 @app.command()
 @resumable()
+def fit(
+    file: RunFilePath,
+    set_: Overrides = None,
+    import_: Imports = None,
+    resume: Annotated[
+        bool, option("Go on where an earlier fit was stopped.", "", "--resume/--no-resume")
+    ] = True,
+    output: Annotated[File, option("The folder of the fit.", "the file's output")] = None,
+) -> None:
+    """A formula's parameters, found instead of guessed: from texts, preferences or rewards.
+
+    fitted.yaml is the run file with the values put in; report.html shows how sure they are.
+    """
+    from .fit.command import fit_run
+    from .inputs.runfile import read_run_file
+
+    run_file = read_run_file(file, set_ or [])
+    fit_run(run_file, _folder(file, output, run_file.output), console.for_tables(), resume)
+
+
+@app.command()
+@resumable()
 def compare(
     ours: Annotated[str, Argument(metavar="RUN_A[#FORMULA[:POINT]]")],
     theirs: Annotated[str, Argument(metavar="RUN_B[#FORMULA[:POINT]]")],
