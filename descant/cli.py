@@ -240,13 +240,16 @@ def fit(
     capture: Capture = None,
     enable_prefix_caching: PrefixCaching = None,
     gpu_memory_utilization: MemoryUtilization = None,
-    output: Annotated[File, option("The run's folder.", "the file's output")] = None,
+    resume: Annotated[
+        bool, option("Go on where an earlier fit was stopped.", "", "--resume/--no-resume")
+    ] = True,
+    output: Annotated[File, option("The folder of the fit.", "the file's output")] = None,
 ) -> None:
-    """The values of a formula's parameters that its data like best; a run file with them put in.
+    """A formula's parameters, found instead of guessed: from texts, preferences or rewards.
 
-    Killed and started again, it resumes where it stopped.
+    fitted.yaml is the run file with the values put in; report.html shows how sure they are.
     """
-    from .fit.command import fitted
+    from .fit.command import fit_run
     from .inputs.runfile import read_run_file
     from .runs.run import of_one_formula
 
@@ -255,7 +258,7 @@ def fit(
         gpu_memory_utilization=gpu_memory_utilization,
     )  # fmt: skip
     folder = _folder(file, output, run_file.output)
-    fitted(of_one_formula(run_file, formula), folder, console.for_tables())
+    fit_run(of_one_formula(run_file, formula), folder, console.for_tables(), resume)
 
 
 @app.command()

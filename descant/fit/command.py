@@ -1,4 +1,4 @@
-"""``descant fit``: the run file's ``fit:`` by its objective."""
+"""``descant fit``: which way a run file's parameters are fitted."""
 
 from __future__ import annotations
 
@@ -6,24 +6,33 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..inputs.runfile import RunFile, RunFileError
+from ..runs.run import of_one_formula
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
-def fitted(run: RunFile, folder: Path, console: Console) -> None:
-    """Fit the parameters of a run file with one formula, and write and show what is found.
-
-    Points of a sweep and their tables take no part.
+def fit_run(run: RunFile, folder: Path, console: Console, resume: bool = True) -> None:
+    """Fit the parameters of a run's formula, and write what was found.
 
     Raises:
-        RunFileError: there is nothing to fit; others as the objective's own.
+        RunFileError: without ``resume``, the folder has been begun; there is no section ``fit``,
+            or the run has points; and as ``Decoder.fit``.
     """
-    if run.fit is None:
-        cure = "add fit: {objective: reward, bounds: {a: [0, 2]}}"
-        raise RunFileError(f"the run file has no fit; {cure}")
+    section = run.fit
+    if section is None:
+        raise RunFileError("the run file has no fit; add fit: {objective: likelihood}")
+    if not resume and folder.is_dir() and any(folder.iterdir()):
+        raise RunFileError(f"{folder} holds a fit that was begun; give another output, or --resume")
+    if run.sweep is not None or run.tables:
+        raise RunFileError("a fit has no points; leave out sweep and tables")
+    run = of_one_formula(run, None)
+    if section.objective != "reward":
+        from .texts import fit_texts
+
+        fit_texts(run, section, folder, console)
+        return
     from .rewards.command import fit_rewards
     from .rewards.options import options_of
 
-    alone = run.model_copy(update={"sweep": None, "tables": {}})
-    fit_rewards(alone, options_of(run.fit, run.generate.seed), folder, console)
+    fit_rewards(run, options_of(section, run.generate.seed), folder, console)

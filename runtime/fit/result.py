@@ -34,6 +34,7 @@ class Fit:
             ``perplexity``; of preferences, ``accuracy``. Empty where none were held out.
         folds: of a cross-validation, the same for each fold, with the ``params`` it found.
         accuracy: of preferences, the share of pairs whose chosen is more likely, before and after.
+        slices: by parameter, pairs of a value and the log-likelihood there, where asked for.
         notes: what a reader has to know: a bound that is hit, how scores were kept.
         search: of rewards, as data: ``front``, ``hypervolume`` with its interval, ``convergence``,
             ``grid`` and what else ``fit.json`` has. Then ``stderr`` is that of each score at the
@@ -56,6 +57,7 @@ class Fit:
     holdout: dict[str, Any] = field(default_factory=dict)
     folds: list[dict[str, Any]] = field(default_factory=list, repr=False)
     accuracy: tuple[float, float] | None = None
+    slices: dict[str, list[tuple[float, float]]] = field(default_factory=dict, repr=False)
     notes: tuple[str, ...] = ()
     search: dict[str, Any] = field(default_factory=dict, repr=False)
 

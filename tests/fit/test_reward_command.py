@@ -13,6 +13,7 @@ from descant.inputs.runfile import RunFileError, read_run_file
 
 CHANGES = {
     "formula": "base + a*arm_help + b*arm_harm",
+    "sweep": None,
     "params": {"a": 0.5, "b": 0.5},
     "generate": {"max_new_tokens": 6, "batch_size": 16},
     "front": {"objectives": ["help", "-harm"], "reference": {"help": -5, "harm": 5}},
@@ -58,15 +59,16 @@ def _marks(result, number):
 
 
 def test_a_run_file_says_what_it_cannot_fit(tmp_path):
-    from descant.fit.command import fitted
+    from descant.fit.command import fit_run
     from descant.show.terminal import Screen
 
     def refused(problem, **changes):
         file = written(tmp_path, **{**CHANGES, **changes})
         with pytest.raises(RunFileError, match=problem):
-            fitted(read_run_file(file), tmp_path / "none", Screen())
+            fit_run(read_run_file(file), tmp_path / "none", Screen())
 
-    refused("the run file has no fit; add fit: {objective: reward")
+    refused("the run file has no fit; add fit")
+    refused("fit.folds is for objective", fit={**FIT, "folds": 3})
     refused("fit.sampler", fit={**FIT, "sampler": "bayes"})
     refused("fit.trials", fit={**FIT, "trials": 0})
     refused("fit.trails|there is no option trails", fit={**FIT, "trails": 5})
