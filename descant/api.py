@@ -106,7 +106,7 @@ def compile(
 
 
 def _by_rewards(decoder: Any, prompts: Any, reward: Any, **options: Any) -> Any:
-    from .fit.rewards.in_memory import fit_by_rewards  # which reads what makes decoders
+    from . import fit_by_rewards  # which is built upon this module
 
     return fit_by_rewards(decoder, prompts, reward, **options)
 

@@ -13,16 +13,16 @@ from .tables import as_dict, rows_of
 
 
 def fit_of(outcome: Outcome, run_file: dict[str, Any], space: Space) -> Fit:
-    """A search as a ``Fit``; held-out prompts are judged at the start and at the values found."""
+    """A search as a ``Fit``; held-out prompts are measured at the start and at the values found."""
     names = [name.removeprefix("-") for name in outcome.objectives]
     on_bounds = [
         axis.name for axis in space.axes if outcome.params[axis.name] in (axis.low, axis.high)
     ]
-    judged: dict[str, Any] = {}
+    held_out: dict[str, Any] = {}
     if outcome.held_out:
         at = ([0] if outcome.started else []) + [outcome.best]
         for i, name in enumerate(names):
-            judged[name] = [outcome.held_out[number][i].mean for number in at]
+            held_out[name] = [outcome.held_out[number][i].mean for number in at]
     return Fit(
         params=outcome.params,
         stderr={name.removeprefix("-"): value for name, value in outcome.stderr.items()},
@@ -38,7 +38,7 @@ def fit_of(outcome: Outcome, run_file: dict[str, Any], space: Space) -> Fit:
             {"params": trial.params, "best": value}
             for trial, value in zip(outcome.trials, outcome.convergence, strict=True)
         ],
-        holdout=judged,
+        holdout=held_out,
         notes=tuple(f"{name} hits its bound, {outcome.params[name]:g}" for name in on_bounds),
         search=as_dict(outcome),
     )
