@@ -49,7 +49,6 @@ __all__ = [
 _MODULES = {
     ".api": ("compile",),
     ".extend": ("Scores", "logits_processor", "operator", "scalar_function", "stage"),
-    ".fit.rewards.in_memory": ("fit_by_rewards",),  # for decoders, which it is built upon
     ".formula.words.signature": ("Limits",),
     ".lang": (  # the language's words as Python functions, without those that are builtins
         *("model", "param", "prompt", "step", "entropy", "max_prob", "mix", "pmean", "mean"),

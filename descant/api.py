@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from inspect import signature
 from typing import Any
 
@@ -106,9 +107,9 @@ def compile(
 
 
 def _by_rewards(decoder: Any, prompts: Any, reward: Any, **options: Any) -> Any:
-    from . import fit_by_rewards  # which is built upon this module
-
-    return fit_by_rewards(decoder, prompts, reward, **options)
+    """``Decoder.fit`` by rewards, whose module is built upon this one."""
+    rewards = import_module(".fit.rewards.in_memory", __package__)
+    return rewards.fit_by_rewards(decoder, prompts, reward, **options)
 
 
 def term_parallel_of(parallel: str | None, device: str) -> TermParallel | None:
