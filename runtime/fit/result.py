@@ -77,10 +77,19 @@ class Fit:
         centre = np.array([self.params[x], self.params[y]])
         return np.asarray(centre + (axes @ (radii[:, None] * circle)).T)
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> Any:
         """All of it as plain data, for JSON."""
         plain = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return {**plain, "covariance": self.covariance.tolist()}
+        return _finite({**plain, "covariance": self.covariance.tolist()})
+
+
+def _finite(value: Any) -> Any:
+    """The same with None for NaN and infinity, which JSON has not."""
+    if isinstance(value, Mapping):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def run_file_of(
