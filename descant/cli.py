@@ -37,6 +37,7 @@ from .options import (
 )
 from .results.exports import export
 from .serve.command import serve
+from .show.pages import docs
 from .show.terminal import Screen, visible
 
 app = typer.Typer(
@@ -97,6 +98,7 @@ def demo(
 
 
 app.command()(doctor)
+app.command()(docs)
 
 
 @app.command()

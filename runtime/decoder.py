@@ -313,6 +313,9 @@ class Decoder(WithDeclaredModels):
             completions: one per prompt, or many of one prompt: token ids, or text that follows the
                 prompt's tokens, encoded by itself and without special tokens; a space that it
                 begins with is the one that tokenizers of SentencePiece's kind write themselves.
+
+        Returns:
+            Per completion the sum of its tokens' log-probabilities in nats, and each of them.
         """
         why = "it chooses among whole texts; generate works"
         refuse_search(self._bound, "loglikelihood", why)

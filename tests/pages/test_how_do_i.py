@@ -99,7 +99,7 @@ def test_an_error_says_where_more_is_said(compiled, zoo):
     turns = [{"role": role, "content": "x"} for role in ("user", "assistant", "user")]
     asking = {"path": zoo.path("base"), "template": "{prompt}"}
     plain = compiled("base", {"base": asking}).generate
-    page = "more: docs/how-do-i.md#"
+    page = "more: descant docs how-do-i#"
     assert last_line(fails(zoo.path("other"))) == f"{page}vocabulary"
     assert last_line(fails(other)) == f"{page}tokenizers"
     assert last_line(lambda: plain(turns)) == f"{page}chat-templates"
@@ -126,4 +126,5 @@ def test_the_citation_is_of_this_package():
     said = load_yaml((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert said["title"].startswith("descant") and said["license"] == "MIT"
     assert said["authors"] == [{"name": "The descant authors"}]
+    assert said["version"] == descant.__version__
     assert {"cff-version", "message", "type"} <= set(said)
