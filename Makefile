@@ -6,7 +6,7 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint c
 
 MINUTES ?= 5
 
-.PHONY: help demo test quick lint format demo-models chat-arms bench faults fuzz soak clean
+.PHONY: help demo test quick lint format docs demo-models chat-arms bench faults fuzz soak clean
 
 help:
 	@echo "make demo         install, and run the demonstration"
@@ -14,6 +14,7 @@ help:
 	@echo "make quick        the tests that are not marked slow"
 	@echo "make lint         ruff, and mypy --strict over the installed package"
 	@echo "make format       ruff's formatter"
+	@echo "make docs         the pages and the reference as a site, in build/site"
 	@echo "make demo-models  train the demo models again"
 	@echo "make chat-arms    train the chat demo's arm again"
 	@echo "make bench        measure this machine against plain transformers"
@@ -40,6 +41,12 @@ lint: $(VENV)/.dev
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(VENV)/.dev
+	rm -rf build
+	$(INSTALL) --no-deps --target build/documented .
+	$(BIN)/python -m mkdocs build --strict --quiet
+	@echo "build/site/index.html"
 
 demo-models: $(VENV)/.dev
 	OMP_WAIT_POLICY=passive $(BIN)/python -m examples.demo_models.recipe

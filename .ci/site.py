@@ -1,7 +1,8 @@
 """mkdocs' hooks: the pages of docs/ are the site's as they are, and as a repository shows them.
 
-The navigation is the list of docs/README.md. A page links to files of the repository by relative paths: those
-that lie outside docs/ are put into the site, under ``source/``, a folder as the list of its files.
+The navigation is the list of docs/README.md. A page links to files of the repository by relative
+paths: those that lie outside docs/ are put into the site, under ``source/``, a folder as the list
+of its files.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def decisions() -> list[str]:
 
 def on_files(files: Files, config) -> Files:
     """Add the files outside docs/ that pages link to, and those that these link to."""
-    waiting = [file for file in (ROOT / "docs").rglob("*.md")] + [ROOT / name for name in PAGES]
+    waiting = [*(ROOT / "docs").rglob("*.md"), *(ROOT / name for name in PAGES)]
     done: set[Path] = set()
     while waiting:
         path = waiting.pop()
@@ -78,7 +79,9 @@ def on_page_markdown(markdown: str, page, config, files) -> str:
 
 def _targets(file: Path) -> list[tuple[Path, str]]:
     text = FENCED.sub("", file.read_text(encoding="utf-8"))
-    return [(Path(os.path.normpath(file.parent / path)), anchor) for path, anchor in LINK.findall(text)]
+    return [
+        (Path(os.path.normpath(file.parent / path)), anchor) for path, anchor in LINK.findall(text)
+    ]
 
 
 def _uri(path: Path) -> str:

@@ -85,6 +85,16 @@ def operator(
     Raises:
         ArgumentError: the name is taken, a parameter is neither scores nor a number, or the trial
             shows rows that are mixed, another shape, or NaN from finite scores.
+
+    Examples:
+        >>> import torch, descant
+        >>> @descant.operator
+        ... def halfway(x, y, share=0.5):
+        ...     \"\"\"Between x and y.\"\"\"
+        ...     return (1 - share) * x + share * y
+        >>> models = {name: descant.TableModel(torch.eye(2)) for name in ("base", "arm")}
+        >>> print(descant.compile("halfway(base, arm, 0.3)", models).plan.formula)
+        halfway(base, arm, 0.3)
     """
     if function is None:
         return lambda each: operator(each, state=state, on_shift=on_shift, vocabulary=vocabulary)

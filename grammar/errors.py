@@ -26,7 +26,8 @@ class FormulaError(DescantError, ValueError):
         more: the part of the documents about it; empty where there is none.
 
     Examples:
-        >>> print(FormulaError("no model is named bse", "bse + arm", Span(0, 3), "did you mean base?"))
+        >>> problem, cure = "no model is named bse", "did you mean base?"
+        >>> print(FormulaError(problem, "bse + arm", Span(0, 3), cure))
         no model is named bse
           bse + arm
           ^^^

@@ -309,7 +309,7 @@ class Decoder(WithDeclaredModels):
         """How likely given completions are, read in batches; not for a formula that searches.
 
         Args:
-            prompts: as for ``generate``, and so is all that has a name of its arguments.
+            prompts, params, batch_size, progress: as for ``generate``.
             completions: one per prompt, or many of one prompt: token ids, or text that follows the
                 prompt's tokens, encoded by itself and without special tokens; a space that it
                 begins with is the one that tokenizers of SentencePiece's kind write themselves.

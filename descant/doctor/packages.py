@@ -129,4 +129,3 @@ def _fitting(requirement: Requirement) -> str | None:
 
 def _bare(requirement: Requirement) -> str:
     return f"{requirement.name}{requirement.specifier}"
-

@@ -1,6 +1,6 @@
 """``descant docs``: the pages that come with the package, in the terminal or in a browser.
 
-The pages are those of ``docs/``. It loads neither torch nor a model, except for the reference, whose
+The pages are those of ``docs/``. It loads neither torch nor a model, but for the reference, whose
 text is in the docstrings.
 """
 
@@ -130,14 +130,13 @@ def _section(text: str, section: str, page: str) -> str:
     """From a heading, or from an anchor that is set, to the next heading as high."""
     plain = re.sub(_FENCED, lambda block: re.sub(r"[^\n]", "·", block[0]), text, flags=re.S | re.M)
     headings = list(re.finditer(_HEADING, plain, re.M))
-    names = [_slug(heading[2]) for heading in headings]
+    starts = {_slug(heading[2]): i for i, heading in enumerate(headings)}
     for anchor in re.finditer(_ANCHOR, plain):  # it stands before its heading
-        after = [i for i, heading in enumerate(headings) if heading.start() > anchor.start()]
-        if after and anchor[1] == section:
-            names[after[0]] = section
-    if section not in names:
-        raise ArgumentError(f"{page} has no section {section}; {did_you_mean(section, names)}")
-    first = names.index(section)
+        after = (i for i, heading in enumerate(headings) if heading.start() > anchor.start())
+        starts[anchor[1]] = next(after, len(headings) - 1)
+    if section not in starts:
+        raise ArgumentError(f"{page} has no section {section}; {did_you_mean(section, starts)}")
+    first = starts[section]
     level = len(headings[first][1])
     ends = (one.start() for one in headings[first + 1 :] if len(one[1]) <= level)
     return text[headings[first].start() : next(ends, len(text))].rstrip() + "\n"

@@ -105,7 +105,9 @@ def _pil(where: str) -> Any:
     try:
         from PIL import Image
     except ImportError:
-        raise ModelError(f"{where} is an image, and pillow is not installed", pip_install("images")) from None
+        raise ModelError(
+            f"{where} is an image, and pillow is not installed", pip_install("images")
+        ) from None
     return Image
 
 

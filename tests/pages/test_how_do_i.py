@@ -9,12 +9,14 @@ from typing import get_args
 import pytest
 from doc_pages import ROOT, Page
 
+import descant
 from descant import FormulaError, ModelError
 from descant.demo import models
 from descant.grammar.tree import Span
 from descant.inputs.runfile import validated
 from descant.inputs.yaml import load_yaml
 from descant.models import errors
+from descant.show import pages
 
 PAGE = Page("docs/how-do-i.md")
 NAMES = re.findall(r'^<a id="([a-z-]+)"></a>\n\n## ', PAGE.text, re.M)
@@ -63,7 +65,7 @@ def test_links_within_the_page_lead_somewhere():
 
 
 def test_errors_name_anchors_of_this_page():
-    assert PAGE.file == ROOT / errors.PAGE
+    assert PAGE.file == pages.FOLDER / f"{errors.PAGE.removeprefix('descant docs ')}.md"
     assert set(get_args(errors.Topic)) <= set(NAMES)
 
 
