@@ -26,7 +26,7 @@ gc.set_threshold(20_000, 20, 20)  # of the many objects of a forward, few are in
 
 
 def pytest_configure() -> None:
-    """A shell's background job ignores SIGINT, and so would the processes whose Ctrl-C is tested."""
+    """A background job ignores SIGINT, and so would the processes whose Ctrl-C is tested."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
