@@ -229,9 +229,17 @@ def compare(
     cache: Annotated[File, option("A file that keeps verdicts.", "verdicts.jsonl in RUN_A")] = None,
     output: Annotated[File, option("A file for the verdict, as JSON.")] = None,
 ) -> None:
-    """Which of two runs answers better: the win rate, by a reward model or by a judge."""
-    from .compare.compare import compared
+    """Which of two runs answers better: by a reward model or a judge, or by their scores.
 
+    Without --by and --judge, every score that both have recorded is compared, and RUN_A may be
+    several points.
+    """
+    from .compare.compare import compared
+    from .compare.recorded import scores_compared
+
+    if by is None and judge is None:
+        scores_compared(console.for_tables(), (ours, theirs), output)
+        return
     compared(
         console, (ours, theirs), by, judge, base_url=base_url, calls=max_calls, tokens=max_tokens,
         timeout=timeout, cache=cache, output=output,
@@ -292,7 +300,7 @@ app.command()(serve)
 @app.command()
 @resumable()
 def train(
-    method: Annotated[str, Argument(metavar="arm|dpo|reward|sft|vector|probe")],
+    method: Annotated[str, Argument(metavar="arm|dpo|reward|sft|distill|vector|probe")],
     recipe: Annotated[File, Argument(metavar="RECIPE.yaml")] = None,
     model: Annotated[Word, option("The checkpoint to begin with.", "the file's")] = None,
     data: Annotated[Word, option("A file, or the name of a dataset.", "the file's")] = None,
@@ -301,10 +309,15 @@ def train(
         Many, many("KEY=VALUE", "A training argument or a dotted key, over the file's", "", "--set")
     ] = None,
 ) -> None:
-    """Train a model: an autoregressive reward model, an expert, a reward model.
+    """Train a model, or measure what its hidden states say.
 
-    vector measures a steering vector from pairs, and probe fits a linear head to labelled texts:
-    both read a model's hidden states once, and change no weights.
+    arm (an autoregressive reward model), dpo (an expert) and reward (a reward model) read pairs:
+    prompt, chosen, rejected. sft reads prompt and completion, messages, or text. distill reads
+    prompts, and a run file as its teacher. vector (a steering vector) reads pairs, and probe (a
+    linear head) texts with a label: both read hidden states once, and change no weights.
+
+    A file is .jsonl, .json, .csv or .parquet, or the name of a dataset. arm, dpo and sft end with
+    a check: what the model does to held-out prompts at three weights.
     """
     from .train.command import read_train_file, run_train_file
 

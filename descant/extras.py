@@ -16,6 +16,7 @@ from .errors import DescantError
 
 ENABLES = {
     "report": "tables, fronts, figures and pages of sweeps; parquet files and data sets",
+    "fit": "descant fit: parameters that maximise rewards of generated text",
     "train": "descant train: adapters, and data sets of the hub; adapters with merge: true",
     "quantized": "weights quantised while they are read: bitsandbytes, torchao",
     "gguf": "checkpoints that are GGUF files",
@@ -29,6 +30,7 @@ ENABLES = {
 }
 PACKAGES = {  # modules by the extra that installs them
     "report": ("datasets", "matplotlib", "moocore", "pandas", "pyarrow"),
+    "fit": ("optuna", "scipy"),
     "train": ("peft",),
     "constrain": ("llguidance",),
     "serve": ("fastapi", "prometheus_client", "uvicorn"),

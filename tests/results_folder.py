@@ -11,6 +11,8 @@ from typing import Any
 
 import pandas
 
+from descant.scoring.effects import effects
+
 FORMULAS = {
     "arms": "base + (1-a)*arm_help + a*arm_harm",
     "soup": "soup + a*arm_harm",
@@ -46,6 +48,7 @@ class Results:
     table: pandas.DataFrame
     points: pandas.DataFrame
     front: dict[str, Any]
+    effects: pandas.DataFrame
 
 
 def made(
@@ -74,7 +77,7 @@ def made(
     front = {"objectives": list(objectives) if scored else [], "formulas": fronts if scored else {}}
     front["front"] = [[names[0], n] for n in fronts[names[0]].get("front", ())]
     texts = {name: FORMULAS[name] + (f' + base@"{HOSTILE}"' if hostile else "") for name in names}
-    return Results(Run("", texts), _meta(table, texts), table, said, front)
+    return Results(Run("", texts), _meta(table, texts), table, said, front, _effects(table, goals))
 
 
 def _meta(table: pandas.DataFrame, texts: dict[str, str]) -> dict[str, Any]:
@@ -113,6 +116,19 @@ def _points(table: pandas.DataFrame, goals: Sequence[str]) -> pandas.DataFrame:
             row |= {score: mean, f"{score}_low": mean - half, f"{score}_high": mean + half}
             row[f"{score}_n"] = len(part)
         rows.append({**row, "n": len(part), "tokens_per_second": 48.2, "seconds": 0.91})
+    return pandas.DataFrame(rows)
+
+
+def _effects(table: pandas.DataFrame, goals: Sequence[str]) -> pandas.DataFrame:
+    """Every point against the first of the first formula."""
+    rows = []
+    for goal in goals:
+        groups = table.groupby(["formula", "point"], sort=False)
+        values = {key: dict(own.groupby("id")[goal].agg(list)) for key, own in groups}
+        against = next(iter(values))
+        for (formula, point), effect in effects(values, values.pop(against)).items():
+            row = {"formula": formula, "point": point, "score": goal}
+            rows.append({**row, "against": "{}:{}".format(*against), **effect.figures})
     return pandas.DataFrame(rows)
 
 

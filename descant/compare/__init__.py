@@ -1,1 +1,1 @@
-"""Two runs compared: win rates by a reward model, or by a judge."""
+"""Two runs compared: by their scores, or by who wins by a reward model or a judge."""

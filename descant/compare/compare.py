@@ -1,4 +1,4 @@
-"""``descant compare``: which of two runs answers better, by a reward model or by a judge.
+"""``descant compare --by`` and ``--judge``: which of two runs answers better.
 
 Answers to the same prompt with the same sample number are compared; intervals are over prompts,
 paired.
@@ -10,13 +10,13 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import disk
 from ..api import declared, where
-from ..disk import replace
 from ..inputs.expand import without_temperature
 from ..inputs.runfile import RunFile, RunFileError
 from ..models import ModelSpec
@@ -25,6 +25,7 @@ from ..results.lock import writing
 from ..runtime.progress import progress_bar
 from ..scoring.coherence import plain_text
 from ..scoring.declared import reward_model
+from ..scoring.effects import ByPrompt, Effect, effects, p_text
 from ..scoring.expressions import (
     check_models,
     is_expression,
@@ -32,7 +33,7 @@ from ..scoring.expressions import (
     reward_expression,
     values_of,
 )
-from ..scoring.intervals import Mean, difference, interval
+from ..scoring.intervals import Mean, interval
 from ..scoring.rewards import RewardScorer
 from .judge import FIRST, SECOND, TIE, Budget, Judge, Question
 
@@ -65,6 +66,8 @@ class Verdict:
     ties: int
     losses: int
     rate: Mean  # the win rate; a tie is half a win
+    p: float | None  # of the prompts' mean rewards; by a judge, of their win rates against 1/2
+    d_z: float | None  # the effect size of the same; None where all prompts are alike
     left: int  # pairs without a verdict: the budget was spent, or it could not be read
     ahead: Mean | None  # by a reward, how much larger the first run's is
     cost: dict[str, int] | None  # by a judge, its calls and tokens
@@ -76,18 +79,32 @@ def side_of(name: str) -> Side:
     Raises:
         RunFileError: no such run, or several points and none chosen.
     """
+    sides = sides_of(name)
+    if len(sides) > 1:
+        shown = ", ".join(side.name for side in sides[:8])
+        raise RunFileError(f"{name} has several points; name one: {shown}")
+    return replace(sides[0], name=name)
+
+
+def sides_of(name: str) -> list[Side]:
+    """Every point that a name as ``side_of`` takes it stands for.
+
+    Raises:
+        RunFileError: no such run, or no such point.
+    """
     folder, _, chosen = name.partition("#")
     run = resolved_run(Path(folder))
     formula, _, number = chosen.partition(":")
-    records = Journal(Path(folder), COMPLETIONS).records()
-    points = sorted({(r["formula"], r["point"]) for r in records})
-    wanted = [p for p in points if formula in ("", p[0]) and number in ("", str(p[1]))]
-    if len(wanted) != 1:
-        shown = ", ".join(f"{folder}#{of}:{point}" for of, point in (wanted or points)[:8])
-        what = "several points" if wanted else "no such point"
-        raise RunFileError(f"{name} has {what}; name one: {shown or 'it holds no completions'}")
-    chosen_records = [r for r in records if (r["formula"], r["point"]) == wanted[0]]
-    return Side(name, run, {(r["id"], r["sample"]): r for r in chosen_records})
+    points: dict[tuple[str, int], dict[Key, Record]] = {}
+    for record in Journal(Path(folder), COMPLETIONS).records():
+        answers = points.setdefault((record["formula"], record["point"]), {})
+        answers[record["id"], record["sample"]] = record
+    wanted = [p for p in sorted(points) if formula in ("", p[0]) and number in ("", str(p[1]))]
+    if not wanted:
+        shown = ", ".join(f"{folder}#{of}:{point}" for of, point in sorted(points)[:8])
+        cure = shown or "it holds no completions"
+        raise RunFileError(f"{name} has no such point; name one: {cure}")
+    return [Side(f"{folder}#{of}:{point}", run, points[of, point]) for of, point in wanted]
 
 
 def pairs_of(ours: Side, theirs: Side) -> list[Key]:
@@ -136,7 +153,7 @@ def by_reward(ours: Side, theirs: Side, by: str) -> Verdict:
         raise RunFileError(f"--by {by} is no number for prompt {wrong[0][0]}")
     points = [(a > b) + 0.5 * (a == b) for a, b in zip(*rewards, strict=True)]
     first, second = (_by_prompt(keys, values) for values in rewards)
-    return _verdict(keys, points, 0, difference(first, second), None)
+    return _verdict(keys, points, 0, _effect(first, second), None)
 
 
 def _rewards(
@@ -177,14 +194,23 @@ def by_judge(ours: Side, theirs: Side, judge: Judge) -> Verdict:
 
 
 def _verdict(
-    keys: Sequence[Key], points: Sequence[float], left: int, ahead: Mean | None, cost: Any
+    keys: Sequence[Key], points: Sequence[float], left: int, ahead: Effect | None, cost: Any
 ) -> Verdict:
+    """The verdict over pairs; ``ahead`` is the effect on a reward, where one compares."""
     wins, losses = sum(p > 0.5 for p in points), sum(p < 0.5 for p in points)
-    rate = interval(_by_prompt(keys, points))
-    return Verdict(wins, len(points) - wins - losses, losses, rate, left, ahead, cost)
+    rates = _by_prompt(keys, points)
+    effect = ahead or (_effect(rates, {prompt: [0.5] for prompt in rates}) if points else None)
+    return Verdict(
+        wins, len(points) - wins - losses, losses, interval(rates), effect and effect.p,
+        effect and effect.d_z, left, ahead and ahead.difference, cost,
+    )  # fmt: skip
 
 
-def _by_prompt(keys: Sequence[Key], values: Sequence[float]) -> dict[object, list[float]]:
+def _effect(ours: ByPrompt, theirs: ByPrompt) -> Effect:
+    return effects({"": ours}, theirs)[""]
+
+
+def _by_prompt(keys: Sequence[Key], values: Sequence[float]) -> dict[object, Sequence[float]]:
     grouped: dict[object, list[float]] = {}
     for (prompt, _), value in zip(keys, values, strict=True):
         grouped.setdefault(prompt, []).append(value)
@@ -201,8 +227,11 @@ def shown(ours: Side, theirs: Side, verdict: Verdict, by: str) -> Table:
         seconds, speed = side.cost()
         table.add_row(side.name, str(wins), str(rate), f"{seconds:.2f}", f"{speed:.0f}")
     notes = [f"{verdict.ties} ties", "95 % bootstrap intervals over prompts"]
+    if verdict.p is not None:
+        notes.append(f"p {p_text(verdict.p)} by a sign-flip test over prompts")
     if verdict.ahead is not None:
-        notes.append(f"the first's reward is {verdict.ahead} larger")
+        d_z = "" if verdict.d_z is None else f", d_z {verdict.d_z:.2f}"
+        notes.append(f"the first's reward is {verdict.ahead} larger{d_z}")
     if verdict.left:
         notes.append(f"{verdict.left} pairs have no verdict")
     if verdict.cost is not None:
@@ -230,7 +259,7 @@ def compared(
         RunFileError: not two comparable runs, not one way to compare them, or no verdict.
     """
     if (by is None) == (judge is None):
-        raise RunFileError("say by what: --by REWARD, or --judge openai:MODEL")
+        raise RunFileError("say by what, and not both: --by REWARD, or --judge openai:MODEL")
     ours, theirs = map(side_of, names)
     with ExitStack() as held:
         if output is not None:
@@ -250,5 +279,5 @@ def compared(
         console.print(shown(ours, theirs, verdict, by or judge or ""))
         if output is not None:
             names_of = {"ours": ours.name, "theirs": theirs.name, "by": by or judge}
-            replace(output, json.dumps({**names_of, **asdict(verdict)}, indent=1))
+            disk.replace(output, json.dumps({**names_of, **asdict(verdict)}, indent=1))
     return verdict

@@ -20,7 +20,18 @@ from ..models.checkpoint.spec import ModelSpec
 from .constraints import schema_of, structured_outputs_of, with_files
 from .grid import Point, points_of
 from .merge import bases_of, with_brackets
-from .sections import COSTS, FORMULA, FREE, Data, Front, Generate, ScoreSpec, Strict, Table
+from .sections import (
+    COSTS,
+    FORMULA,
+    FREE,
+    Data,
+    Effects,
+    Front,
+    Generate,
+    ScoreSpec,
+    Strict,
+    Table,
+)
 from .settings import FileKind, SettingsError, relative_to
 
 __all__ = ["Data", "RunFile", "RunFileError", "read_run_file", "validated"]
@@ -64,6 +75,7 @@ class RunFile(Strict):
     merge: dict[str, str] = Field(default_factory=dict)
     score: dict[str, ScoreSpec] | None = None
     front: Front = Front()
+    effects: Effects = Effects()
     tables: dict[str, Table] = Field(default_factory=dict)
     output: str | None = None
 

@@ -22,6 +22,9 @@ COSTS = ("tokens", "seconds", "tokens_per_second")
 FORMULA = "formula"  # a table's other axis next to swept names; the name of a formula without one
 
 
+HELD_OUT, GRID = "held_out", "grid"  # of a fit: the names of rows that are no trials
+
+
 def _types(annotation: Any) -> set[Any]:
     """The types that an annotation names."""
     return {annotation}.union(*map(_types, get_args(annotation)))
@@ -184,6 +187,16 @@ class Front(Strict):
     objectives: list[str] | None = Field(default=None, min_length=2, max_length=3)
     reference: dict[str, FiniteFloat] | None = None
     preference: str | None = None
+
+
+class Effects(Strict):
+    """Effect sizes: the point that all others are set against.
+
+    ``against`` is a formula, or ``arms:3`` where it has several points; left out, the formula
+    called ``base``, else the first, at its first point.
+    """
+
+    against: str | None = None
 
 
 class Table(Strict):

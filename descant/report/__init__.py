@@ -15,6 +15,7 @@ from ..errors import ArgumentError
 from ..results.lock import PAGES, WAIT, writing
 from .content import content_of
 from .figures import write_figures
+from .forest import write_forest
 from .page import page
 
 if TYPE_CHECKING:
@@ -26,10 +27,11 @@ REPORT, INSPECTION = "report.html", "inspect.json"
 
 
 def write(results: Results, folder: Path | str) -> list[Path]:
-    """Write ``report.html``, ``front.png`` and ``front.pdf`` of a sweep, and return the files.
+    """Write ``report.html`` and the figures of a sweep, and return the files.
 
-    The folder's ``inspect.json`` becomes a part of the page. Figures need matplotlib and at least
-    two objectives.
+    ``front.png`` and ``front.pdf`` need two objectives, ``effects.png`` and ``effects.pdf`` a point
+    and another to set it against, and all of them matplotlib. The folder's ``inspect.json`` becomes
+    a part of the page.
     """
     folder = Path(folder)
     make_folder(folder)
@@ -39,7 +41,8 @@ def write(results: Results, folder: Path | str) -> list[Path]:
                 {"report": content.data, "inspection": inspection})  # fmt: skip
     with writing(folder / PAGES, WAIT):
         replace(folder / REPORT, html)
-        return [folder / REPORT, *write_figures(content.data, folder)]
+        figures = [*write_figures(content.data, folder), *write_forest(content.data, folder)]
+        return [folder / REPORT, *figures]
 
 
 def inspection_page(inspection: Inspection) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..results.effects import FIGURES, NOTE
 from ..results.frames import Results, columns_of
 from ..results.tables import tables_of
 
@@ -45,6 +46,7 @@ def content_of(results: Results, title: str) -> Content:
         "points": shown,
         "fronts": _fronts(results),
         "tables": _tables(results),
+        "effects": _effects(results, names, shown),
         "prompts": [
             {"id": _value(row.id), "text": _text_of(row.prompt)} for row in prompts.itertuples()
         ],
@@ -128,6 +130,21 @@ def _tables(results: Results) -> list[dict[str, Any]]:
             for labels, cells in pivot.rows
         ]} for pivot in tables_of(results.run, results.points)
     ]  # fmt: skip
+
+
+def _effects(results: Results, names: list[str], points: list[dict[str, Any]]) -> dict[str, Any]:
+    """Each point against the reference; ``at`` is its index among the points."""
+    indices = {(names[point["f"]], point["point"]): i for i, point in enumerate(points)}
+    rows = results.effects.to_dict("records")
+    return {
+        "against": rows[0]["against"] if rows else None, "note": NOTE,
+        "scores": list(dict.fromkeys(row["score"] for row in rows)),
+        "rows": [
+            {"at": indices[row["formula"], row["point"]], "score": row["score"],
+             **{key: _value(row[key]) for key in FIGURES}}
+            for row in rows
+        ],
+    }  # fmt: skip
 
 
 def _cost(table: pandas.DataFrame, formula: str) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import combinations
 from operator import itemgetter
 from pathlib import Path
@@ -24,15 +25,9 @@ def write_figures(data: Mapping[str, Any], folder: Path) -> list[Path]:
     pairs = list(combinations(data["objectives"], 2))
     if not pairs or not data["points"] or not installed("matplotlib"):
         return []
-    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    files = [folder / "front.png", folder / "front.pdf"]
-    settings = {
-        "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.7,
-        "pdf.fonttype": 42, "legend.frameon": False,
-    }  # fmt: skip
-    with rc_context(settings):
+    with saved(folder, "front") as (files, save):
         figure = Figure(figsize=(4.2 * len(pairs) + 0.3, 3.5), layout="constrained")
         panels = figure.subplots(1, len(pairs), squeeze=False)[0]
         for axes, (x, y) in zip(panels, pairs, strict=True):
@@ -41,11 +36,29 @@ def write_figures(data: Mapping[str, Any], folder: Path) -> list[Path]:
             handles, labels = panels[0].get_legend_handles_labels()
             figure.legend(handles, labels, loc="outside upper left", ncols=min(len(labels), 4),
                           handletextpad=0.2, columnspacing=1.4)  # fmt: skip
+        save(figure)
+    return files
+
+
+@contextmanager
+def saved(folder: Path, name: str) -> Iterator[tuple[list[Path], Callable[[Any], None]]]:
+    """The settings of a figure of ours; gives its files, and a function that writes it as each."""
+    from matplotlib import rc_context
+
+    files = [folder / f"{name}.png", folder / f"{name}.pdf"]
+
+    def save(figure: Any) -> None:
         with written(files[0]) as partial:
             figure.savefig(partial, dpi=200, metadata={"Software": None})
         with written(files[1]) as partial:
             figure.savefig(partial, metadata={"CreationDate": None})
-    return files
+
+    settings = {
+        "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.7,
+        "pdf.fonttype": 42, "legend.frameon": False,
+    }  # fmt: skip
+    with rc_context(settings):
+        yield files, save
 
 
 def _panel(axes: Any, data: Mapping[str, Any], x: str, y: str) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 TEMPLATES = Path(__file__).parent / "templates"
-SCRIPTS = ("dom.js", "chart.js", "report.js", "why.js", "open.js")
+SCRIPTS = ("dom.js", "chart.js", "report.js", "effects.js", "why.js", "open.js")
 _ESCAPES = str.maketrans({char: f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"})
 
 

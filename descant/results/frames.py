@@ -15,6 +15,8 @@ from ..disk import reading, replace, written
 from ..extras import require
 from ..inputs.expand import KEY, Setting, key_of, settings_of
 from ..inputs.runfile import RunFile, RunFileError
+from ..inputs.sections import GRID, HELD_OUT
+from .effects import effects_table, reference_of
 from .folder import COMPLETIONS, META, SCORES, Journal, Record, resolved_run, scores_by_key
 from .front import front_of
 from .lock import PAGES, WAIT, writing
@@ -38,6 +40,7 @@ class Results:
         points: a row per formula and point: for each score its mean, ``_low``, ``_high`` (95 %
             bootstrap intervals over prompts) and ``_n``; seconds and tokens per second.
         front: the content of ``front.json``.
+        effects: a row per formula, point and score: how much larger it is than the reference's.
     """
 
     run: RunFile
@@ -45,6 +48,7 @@ class Results:
     table: DataFrame
     points: DataFrame
     front: dict[str, Any]
+    effects: DataFrame
 
 
 def load(folder: str | Path) -> Results:
@@ -68,12 +72,16 @@ def load(folder: str | Path) -> Results:
     table = table_of(Journal(folder, COMPLETIONS).records(), Journal(folder, SCORES).records())
     settings = settings_of(run) if run.score else []
     points = points_table(table, recovered(table, run, gap_ends(run, settings)))
-    return Results(run, meta, table, points, _front(run, settings, points))
+    front = _front(run, settings, points)
+    counts = {setting.name: len(setting.points) for setting in settings}
+    effects = effects_table(table, run, reference_of(run, counts)) if counts else table[:0]
+    return Results(run, meta, table, points, front, effects)
 
 
 def write(results: Results, folder: Path) -> list[Path]:
-    """Write ``results.csv``, ``results.parquet``, ``points.csv``, ``front.json``, ``tables.md``."""
-    names = ("results.csv", "results.parquet", "points.csv", "front.json", "tables.md")
+    """Write the tables, and return the files: ``results.csv``, ``results.parquet``, ``points.csv``,
+    ``front.json``; ``effects.csv`` of several points; ``tables.md`` of a run file with tables."""
+    names = ("results.csv", "results.parquet", "points.csv", "front.json")
     files = [folder / name for name in names]
     table = results.table.copy()
     table["prompt"] = [
@@ -90,9 +98,13 @@ def write(results: Results, folder: Path) -> list[Path]:
         with written(files[2]) as partial:
             results.points.to_csv(partial, index=False)
         replace(files[3], json.dumps(results.front, indent=1))
-        if not results.run.tables:
-            return files[:4]
-        replace(files[4], markdown(tables_of(results.run, results.points)))
+        if len(results.effects):
+            with written(folder / "effects.csv") as partial:
+                results.effects.to_csv(partial, index=False)
+            files.append(folder / "effects.csv")
+        if results.run.tables:
+            replace(folder / "tables.md", markdown(tables_of(results.run, results.points)))
+            files.append(folder / "tables.md")
     return files
 
 
@@ -154,4 +166,5 @@ def _front(run: RunFile, settings: Sequence[Setting], points: DataFrame) -> dict
         for formula, own in known.groupby("formula")
     }
     index = {setting.name: setting.point_index for setting in settings}
-    return front_of(run, {name: means[name] for name in index if name in means}, index)
+    names = [*index, GRID] if HELD_OUT in means or GRID in means else [*index]
+    return front_of(run, {name: means[name] for name in names if name in means}, index)

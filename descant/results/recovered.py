@@ -7,9 +7,10 @@ al. 2023 (*Weak-to-Strong Generalization*).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..grammar import did_you_mean
 from ..inputs.runfile import RunFile, RunFileError
 
 if TYPE_CHECKING:
@@ -28,19 +29,36 @@ def gap_ends(run: RunFile, settings: Sequence[Setting]) -> GapEnds:
         RunFileError: an end that is several points, or none.
     """
     points = {setting.name: len(setting.points) for setting in settings}
-    ends: GapEnds = {}
-    for name, score in (run.score or {}).items():
-        for end in score.between or ():
-            formula, _, number = end.partition(":")
-            count = points[formula]
-            if not number and count > 1:
-                problem = f"score.{name}.between: {formula} has {count} points"
-                raise RunFileError(f"{problem}; name one, as {formula}:0")
-            if number and not (number.isdecimal() and int(number) < count):
-                problem = f"score.{name}.between: {formula} has no point {number!r}"
-                raise RunFileError(f"{problem}; its points are 0 to {count - 1}")
-            ends.setdefault(name, []).append((formula, int(number or 0)))
-    return ends
+    return {
+        name: [point_named(end, points, f"score.{name}.between") for end in score.between]
+        for name, score in (run.score or {}).items()
+        if score.between
+    }
+
+
+def point_named(text: str, points: Mapping[str, int], where: str) -> tuple[str, int]:
+    """The formula and the number of a point: ``arms:3``, or ``base`` where that has one point.
+
+    Args:
+        text: as written in a run file.
+        points: how many points each formula has.
+        where: the key that it is written under, for messages.
+
+    Raises:
+        RunFileError: no such formula, several points, or none of that number.
+    """
+    formula, _, number = text.partition(":")
+    if formula not in points:
+        raise RunFileError(
+            f"{where} names {formula}, which is no formula; {did_you_mean(formula, points)}"
+        )
+    count = points[formula]
+    if not number and count > 1:
+        raise RunFileError(f"{where}: {formula} has {count} points; name one, as {formula}:0")
+    if number and not (number.isdecimal() and int(number) < count):
+        problem = f"{where}: {formula} has no point {number!r}"
+        raise RunFileError(f"{problem}; its points are 0 to {count - 1}")
+    return formula, int(number or 0)
 
 
 def interval_columns(name: str, mean: Mean) -> dict[str, Any]:

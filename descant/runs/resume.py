@@ -23,6 +23,7 @@ _LATER = (
     "output",
     "score",
     "front",
+    "effects",
     "tables",
     "parallel",
     "capture",

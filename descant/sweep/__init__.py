@@ -34,12 +34,14 @@ def swept(run: RunFile, folder: Path, console: Console) -> None:
         console.print(f"decoded and scored into {folder}; {error}")
         return
     from ..results.tables import tables_of
-    from .shown import cost_shown, fronts_shown, points_shown, table_shown
+    from .shown import cost_shown, effects_shown, fronts_shown, points_shown, table_shown
 
     console.print(points_shown(results))
     for table in tables_of(results.run, results.points):
         console.print(table_shown(table))
     if (fronts := fronts_shown(results)) is not None:
         console.print(fronts)
+    if (effects := effects_shown(results)) is not None:
+        console.print(effects)
     console.print(cost_shown(results))
     console.print("written: " + ", ".join(str(file) for file in files))

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 from rich.table import Table
 
 from ..inputs.sections import FREE
+from ..results.effects import NOTE
 from ..results.frames import Results, columns_of
 from ..results.tables import ResultTable
+from ..scoring.effects import p_text
 from ..scoring.intervals import Mean
 
 
@@ -27,6 +32,31 @@ def points_shown(results: Results) -> Table:
         cells += [str(row["tokens"]), f"{row['seconds']:.2f}", f"{row['tokens_per_second']:.0f}"]
         table.add_row(*cells)
     table.caption = "means with 95 % bootstrap intervals over prompts; seconds are of one row"
+    return table
+
+
+def effects_shown(results: Results) -> Table | None:
+    """Every point against the reference; None where there is nothing to compare."""
+    if not len(results.effects):
+        return None
+    rows = results.effects.to_dict("records")
+    return effects_rows(((f"{row['formula']}:{row['point']}", row) for row in rows),
+                        rows[0]["against"])  # fmt: skip
+
+
+def effects_rows(rows: Iterable[tuple[str, Mapping[str, Any]]], against: str) -> Table:
+    """Effects as a table: what is compared, and ``Effect.figures`` with their ``score``."""
+    table = Table("", "score", "difference", "d_z", "win rate", "p", "p (Holm)",
+                  title=f"against {against}")  # fmt: skip
+    for name, row in rows:
+        means = [
+            str(Mean(row[key], row[f"{key}_low"], row[f"{key}_high"], row["prompts"]))
+            for key in ("difference", "win_rate")
+        ]
+        d_z = "" if row["d_z"] is None or row["d_z"] != row["d_z"] else f"{row['d_z']:.2f}"
+        table.add_row(name, row["score"], means[0], d_z, means[1],
+                      p_text(row["p"]), p_text(row["p_holm"]))  # fmt: skip
+    table.caption = NOTE
     return table
 
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from random import Random
 from typing import Any
 
 from ..models import ModelError
 from ..models.checkpoint.spec import ModelSpec
-from ..models.text.chat import chat_template
+from ..models.text.chat import RawTextLog, chat_template, reads_raw_text
 from ..models.text.encoding.prompt_encoder import check_rows
 from ..models.text.prompts import render, render_text, text_ids
 from ..models.text.templates import rendered
@@ -60,6 +60,7 @@ class Encoder:
         size: rows of the model's embeddings, where known.
         ended: end a response with an end of text.
         indexed: say in each row which example it is, and take the tokens that it was drawn in.
+        raw_text: warns once of prompts that go past the model's chat template.
     """
 
     spec: ModelSpec
@@ -70,6 +71,7 @@ class Encoder:
     size: int | None = None
     ended: bool = True
     indexed: bool = False
+    raw_text: RawTextLog = field(default_factory=RawTextLog)
 
     def rows(self, examples: Iterable[Example], counts: Counts, first: int = 0) -> list[Row]:
         """One row per example: a text, or a pair where there are two responses.
@@ -80,7 +82,10 @@ class Encoder:
             TrainFileError: a prompt, or a token, that this model cannot read, with its line.
         """
         rows: list[Row] = []
+        warns = reads_raw_text(self.spec, self.tokenizer)
         for number, example in enumerate(examples, first):
+            if warns:
+                self.raw_text.warn([str(self.spec.path)], [example.prompt])
             try:
                 row = self._row(example, counts)
             except ModelError as error:

@@ -28,6 +28,7 @@ from .checkpoints import CheckpointTrainer, MissedEvaluation, newest_complete
 from .encode import Counts, Encoder, shortened
 from .examples import Example, read_examples
 from .folder import claim, held
+from .formulas.effect import effect
 from .formulas.teacher import ANSWERS, Teacher
 from .model import description_of, model_of
 from .record import draw_curve, versions, write_record
@@ -83,7 +84,8 @@ def _train(
     description = description_of(recipe)
     if teacher is not None and recipe.loss == "kl":
         teacher.check(description)
-    rows, counts, examples = _data(recipe, description, arguments, teacher, log)
+    parts, rows, counts = _data(recipe, description, arguments, teacher, log)
+    examples = [example for part in parts.values() for example in part]
     for part, count in counts.items():
         log(f"{part}: {count}")
     checkpoint = newest_complete(folder, arguments, log)
@@ -93,17 +95,25 @@ def _train(
         log(f"resumes from {checkpoint}")
     _fit(recipe, trainer, description, checkpoint)
     history = trainer.state.log_history
+    trainer.accelerator.free_memory()
+    del trainer
     metrics = {key: value for entry in history for key, value in entry.items()}  # the newest
     if is_first:
         try:
             draw_curve(folder, history)
         except MissingExtra as error:
             log(f"no curve: {error}")
+        held_out = "eval" in parts
+        measured = effect(
+            recipe, parts["eval" if held_out else "train"], held_out, str(arguments.device),
+            arguments.seed, log,
+        )  # fmt: skip
         write_record(folder, {
             "recipe": resolved(recipe, teacher),
             "training_arguments": arguments.to_dict() | {"hub_token": None},
             "rows": {part: vars(count) for part, count in counts.items()},
             "metrics": metrics,
+            "check": None if measured is None else measured.content(),
             "versions": versions(),
             "git": revision(),
             "processes": PartialState().num_processes,
@@ -146,7 +156,8 @@ def training_arguments(recipe: TrainFile) -> TrainingArguments:
 
 def resolved(recipe: TrainFile, teacher: Teacher | None = None) -> dict[str, Any]:
     """A train file's content with its defaults and its teacher, without the output folder."""
-    content = recipe.model_dump(mode="json", exclude={"output"}, exclude_none=True)
+    left_out = {"output", "check"}  # they change nothing of what is learnt
+    content = recipe.model_dump(mode="json", exclude=left_out, exclude_none=True)
     for key, methods in ONLY_OF.items():
         if recipe.method not in methods:
             content.pop(key, None)
@@ -164,8 +175,8 @@ def _teacher(recipe: TrainFile) -> Teacher | None:
 def _data(
     recipe: TrainFile, description: Description, arguments: TrainingArguments,
     teacher: Teacher | None, log: Callable[[str], None],
-) -> tuple[Rows, dict[str, Counts], Sequence[Example]]:  # fmt: skip
-    """The rows and the counts of each part, and the examples that the rows are numbered by."""
+) -> tuple[dict[str, list[Example]], Rows, dict[str, Counts]]:  # fmt: skip
+    """Examples, rows and counts of each part; rows are numbered by the examples of all parts."""
     seed = arguments.seed if arguments.data_seed is None else arguments.data_seed
     quiet = arguments.disable_tqdm or not PartialState().is_main_process
     length = recipe.max_length or min(LENGTH, description.positions or LENGTH)
@@ -188,17 +199,17 @@ def _data(
         Random(seed).shuffle(pool)
         cut = max(1, round(len(pool) * recipe.eval_share))
         examples = {"train": (pool[cut:], bad), "eval": (pool[:cut], 0)}
-    rows, counts, numbered = {}, {}, list[Example]()
+    rows, counts, first = {}, {}, 0
     for part, (good, bad) in examples.items():
         counts[part] = Counts(rows=len(good) + bad, bad=bad)
         with_bar = tqdm(good, f"{part}: tokens", disable=quiet, leave=False)
-        rows[part] = encoder.rows(with_bar, counts[part], len(numbered))
-        numbered += good
+        rows[part] = encoder.rows(with_bar, counts[part], first)
+        first += len(good)
         if not rows[part]:
             raise TrainFileError(f"no {part} row is left: {counts[part]}")
     if recipe.prefixes:
         rows["train"] = shortened(rows["train"], recipe.prefixes, seed)
-    return rows, counts, numbered
+    return {part: good for part, (good, _) in examples.items()}, rows, counts
 
 
 def _trainer(

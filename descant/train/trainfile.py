@@ -28,7 +28,7 @@ PATHS = (
 )  # sections for which a text is short for their path
 ONLY_OF = {
     "beta": ("arm", "dpo"), "length_normalization": ("arm",), "prefixes": ("reward",),
-    "teacher": ("distill",), "loss": ("distill",),
+    "teacher": ("distill",), "loss": ("distill",), "check": ("arm", "dpo", "sft"),
 }  # fmt: skip
 _OURS = {
     "output_dir": "it is output",
@@ -69,6 +69,20 @@ class Lora(Strict):
     use_rslora: bool = False
 
 
+class Check(Strict):
+    """What a trained model does to answers, measured when the training ends.
+
+    Attributes:
+        prompts: how many are answered, held-out ones where there are any.
+        weights: of the model in the formula that it is for.
+        max_new_tokens: of an answer.
+    """
+
+    prompts: int = Field(default=16, ge=1)
+    weights: list[FiniteFloat] = Field(default=[0.5, 1.0, 2.0], min_length=1)
+    max_new_tokens: int = Field(default=64, ge=1)
+
+
 class TeacherFile(Strict):
     """The run file of a teacher, and the name of its formula where it has several."""
 
@@ -97,6 +111,8 @@ class TrainFile(Strict):
         prefixes: of ``reward``: the share of pairs that are cut to a random number of response
             tokens, for rewards of unfinished texts.
         training: transformers' ``TrainingArguments``.
+        check: of ``arm``, ``dpo`` and ``sft``: what the model does to answers in the end; null for
+            nothing.
         output: the folder to write.
     """
 
@@ -114,6 +130,7 @@ class TrainFile(Strict):
     too_long: Literal["truncate", "drop"] | None = None
     prefixes: float = Field(default=0.0, ge=0, le=1)
     training: dict[str, Any] = Field(default_factory=dict)
+    check: Check | None = Field(default_factory=Check)
     output: str
 
     @model_validator(mode="before")

@@ -78,6 +78,8 @@ class RunStats:
     def summary(self, bandwidth: float) -> str:
         """One line: how long a step took, and how many times its floor at this bandwidth."""
         many = f"{self.tokens} tokens in {self.steps} steps and {self.seconds:.3g} s"
+        if not self.bytes_read:  # of one token each
+            return f"{many}, all of them in the forwards that read the prompts"
         times = self.seconds * bandwidth / self.bytes_read
         each = f"{self.seconds / self.steps * 1e3:.3g} ms a step, {times:.3g} times its floor"
         return f"{many}, prompts left out: {each}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import statistics
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,6 +16,7 @@ from sweeps import SPECS, run_of
 import descant
 from descant.compare.compare import by_judge, by_reward, compared, pairs_of, side_of
 from descant.compare.judge import SYSTEM, Budget, Judge, Question
+from descant.compare.recorded import by_scores
 from descant.inputs.runfile import RunFileError
 from descant.results.folder import COMPLETIONS, RESOLVED, Journal
 from descant.runs.resume import prepare
@@ -265,6 +267,11 @@ def test_by_a_reward(sides):
     assert found.wins == sum(a > b for a, b in pairs)
     assert (found.ties, found.losses) == (1, 3 - found.wins)
     assert found.ahead.mean == pytest.approx(sum(a - b for a, b in pairs) / 4)
+    first, second = ((sum(own[0]) - sum(own[1])) / 2 for own in (
+        list(zip(*pairs[i : i + 2], strict=True)) for i in (0, 2)
+    ))  # fmt: skip
+    assert found.d_z == pytest.approx((first + second) / 2 / statistics.stdev((first, second)))
+    assert found.p == (1.0 if first * second < 0 else 0.5)  # of four ways, two or all are as far
 
 
 def test_what_cannot_be_compared_is_said(sides, tmp_path):
@@ -281,8 +288,10 @@ def test_what_cannot_be_compared_is_said(sides, tmp_path):
         side_of(other + "#arms:3")
     with pytest.raises(RunFileError, match="holds no run"):
         side_of(str(tmp_path))
-    with pytest.raises(RunFileError, match="say by what"):
-        compared(None, ("a", "b"), None, None)
+    with pytest.raises(RunFileError, match="not both"):
+        compared(None, ("a", "b"), "reward_help", "openai:some-model")
+    with pytest.raises(RunFileError, match="no score in common; say by what: --by"):
+        by_scores(ours.name, side_of(folder(tmp_path, "third", ["x"])).name)
     with pytest.raises(RunFileError, match="write openai:MODEL"):
         compared(None, (other, other), None, "gpt")
     assert (tmp_path / "other" / RESOLVED).is_file()

@@ -92,9 +92,9 @@ def test_what_the_loading_page_declares_can_be_declared():
 
 
 def test_the_run_files_of_the_pages_are_run_files():
-    [run, tables] = map(load_yaml, Page("docs/sweeps.md").code("yaml"))
+    [run, effects, tables] = map(load_yaml, Page("docs/sweeps.md").code("yaml"))
     dpo = {f"dpo_{side}": MODELS[f"arm_{side}"] for side in ("help", "harm")}
-    run |= {"models": {**MODELS, **dpo}}
+    run |= {"models": {**MODELS, **dpo}, **effects}
     assert [one.name for one in settings_of(validated(run, "here"))] == [*run["formulas"]]
     scored = run | {"score": {"reward": "reward_help"}, "front": {}}
     swept = scored | {"params": {"a": 0.5, "w": 1, "k": 10}, "formulas": {"args": "base"}}

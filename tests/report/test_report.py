@@ -73,6 +73,13 @@ def test_the_content_is_the_results() -> None:
         assert (row["text"], row["tokens"], row["finish_reason"]) == (text, tokens, finish)
         assert scores == pytest.approx([row["help"], row["harm"], row["distinct_1"]], rel=1e-4)
         assert sample == 0
+    effects = data["effects"]
+    assert (effects["against"], effects["scores"]) == ("arms:0", ["help", "harm"])
+    assert len(effects["rows"]) == len(results.effects) == 2 * (len(data["points"]) - 1)
+    for row, (_, effect) in zip(effects["rows"], results.effects.iterrows(), strict=True):
+        point = data["points"][row["at"]]
+        assert (data["formulas"][point["f"]]["name"], point["point"]) == tuple(effect[:2])
+        assert row["p_holm"] == effect["p_holm"] and row["difference"] == effect["difference"]
     cost = data["formulas"][0]["cost"]
     arms = results.table[results.table["formula"] == "arms"]
     assert cost["tokens"] == arms["tokens"].sum() and cost["completions"] == len(arms)
@@ -105,10 +112,13 @@ def test_figures(tmp_path, objectives) -> None:
     results = made(points=5, objectives=objectives)
     kept = []
     for folder in (tmp_path / "one", tmp_path / "two"):
-        page, png, pdf = report.write(results, folder)
+        page, *figures = report.write(results, folder)
+        names = [figure.name for figure in figures]
+        assert names == ["front.png", "front.pdf", "effects.png", "effects.pdf"]
         assert page.name == "report.html"
-        assert png.read_bytes()[:4] == b"\x89PNG" and pdf.read_bytes()[:5] == b"%PDF-"
-        kept.append((png.read_bytes(), pdf.read_bytes()))
+        kept.append([figure.read_bytes() for figure in figures])
+        for png, pdf in (kept[-1][:2], kept[-1][2:]):
+            assert png[:4] == b"\x89PNG" and pdf[:5] == b"%PDF-"
     assert kept[0] == kept[1]
 
 

@@ -12,7 +12,7 @@ from descant.inputs.sections import Table
 
 DESKTOP, PHONE = {"width": 1200, "height": 850}, {"width": 375, "height": 700}
 MINUS, NONE = "\N{MINUS SIGN}", "\N{EN DASH}"
-TABS = ("front", "table", "prompts", "cost", "why")
+TABS = ("front", "table", "effects", "prompts", "cost", "why")
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +211,7 @@ def test_tables_of_the_run_file_sort_and_are_text(opened, tmp_path) -> None:
 def test_print_has_the_parts_one_after_the_other_and_no_controls(opened, folder) -> None:
     page = opened(folder / "report.html", color_scheme="dark")
     page.emulate_media(media="print")
-    for tab in ("front", "table", "cost"):
+    for tab in ("front", "table", "effects", "cost"):
         assert page.locator(f"#panel-{tab}").is_visible()
     for hidden in ("#tabs", "#panel-prompts", "#panel-front select"):
         assert not page.locator(hidden).first.is_visible()

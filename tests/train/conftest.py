@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from descant.train import read_train_file
+from descant.train.formulas.effect import FORMULAS
 
 QUICK = {
     "use_cpu": True,
@@ -47,6 +48,8 @@ def trained(zoo: Any, data: str, tmp_path: Path) -> Callable[..., Any]:
 
     def make(method: str, output: str = "out", on: str = "base", **keys: Any) -> Any:
         keys = {"model": zoo.path(on), "data": data, **keys}
+        if method in FORMULAS:
+            keys = {"check": None, **keys}
         training = QUICK | keys.pop("training", {})
         content = {**keys, "training": training, "output": str(tmp_path / output)}
         file = tmp_path / f"{output}.yaml"

@@ -157,3 +157,13 @@ def test_prefixes_cut_both_sides_alike_and_never_the_prompt() -> None:
         assert ends[1] == min(ends[0], len(pair["rejected_input_ids"]))
         assert ends[0] >= start + 4
         assert all(cut[key] == pair[key][: len(cut[key])] for key in pair)
+
+
+@pytest.mark.parametrize(
+    ("template", "prompt", "warned"),
+    [(None, "the river", 1), (None, MESSAGES, 0), ("chat", "the river", 0), (None, None, 0)],
+)
+def test_text_that_goes_past_a_chat_template_is_said_once(template, prompt, warned, caplog):
+    said = Example(prompt, " goes on", None, "x")
+    encoder(template=template).rows([said, said], Counts())
+    assert [each.getMessage()[:20] for each in caplog.records] == ["x: text is read as i"] * warned

@@ -11,6 +11,7 @@
     Object.assign(report, { note, go });
     add("front", report.objectives.length > 1 ? "Front" : "Points", frontPart(report), true);
     add("table", "Table", tablePart(report), true);
+    if (report.effects.rows.length) add("effects", "Effects", effectsPart(report), true);
     add("prompts", "Prompts", promptsPart(report), false);
     add("cost", "Cost", costPart(report), true);
   }

@@ -174,6 +174,8 @@ def test_what_the_last_run_read(compiled) -> None:
     assert "last run    12 tokens in 4 steps" in str(decoder.plan)
     decoder.generate(PROMPTS[0], max_new_tokens=2, eos_token_id=[])
     assert "last run    2 tokens in 2 steps" in str(decoder.plan)
+    decoder.generate(PROMPTS[0], max_new_tokens=1)
+    assert "in the forwards that read the prompts" in str(decoder.plan)
 
 
 def test_prompts_that_were_read(compiled) -> None:
