@@ -267,6 +267,7 @@ def inspect(
             "The folder for inspect.html and inspect.json.", "the file's output, or runs/inspect"
         ),
     ] = None,
+    figure: Annotated[File, option("A .png, .svg or .pdf of it as well.")] = None,
 ) -> None:
     """Why each token was chosen: the scores of every term and the reward for the candidates."""
     from .inputs.prompts import command_line_prompt
@@ -281,7 +282,12 @@ def inspect(
     run_file = of_one_formula(run_file, formula)
     inspection = inspected(run_file, command_line_prompt(prompt, chat), top, base)
     console.for_tables().print(table(inspection))
-    _print_files(write(inspection, output or Path(run_file.output or "runs/inspect")))
+    files = write(inspection, output or Path(run_file.output or "runs/inspect"))
+    if figure is not None:
+        from .report.inspection_figure import write_inspection_figure
+
+        files.append(write_inspection_figure(inspection, figure))
+    _print_files(files)
 
 
 @app.command()

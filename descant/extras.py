@@ -16,7 +16,7 @@ from .errors import DescantError
 
 ENABLES = {
     "report": "tables, fronts, figures and pages of sweeps; parquet files and data sets",
-    "fit": "descant fit: parameters that maximise rewards of generated text",
+    "fit": "decoder.fit, descant fit: parameters from texts, preferences and rewards",
     "train": "descant train: adapters, and data sets of the hub; adapters with merge: true",
     "quantized": "weights quantised while they are read: bitsandbytes, torchao",
     "gguf": "checkpoints that are GGUF files",

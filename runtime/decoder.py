@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 from torch import Tensor
@@ -19,6 +19,7 @@ from .engine.engine import Engine
 from .explain.inspection import Inspection, inspecting
 from .explain.plan_report import Report
 from .explain.prompt_view import PromptView, prompt_views
+from .fit.with_fit import ByRewards, WithFit
 from .hf.custom_generate import generate_with
 from .loops.decode import decode
 from .loops.loglikelihood import Likelihood, likelihoods
@@ -31,7 +32,7 @@ from .session import Session
 from .with_declared_models import Asynchronous, WithDeclaredModels
 
 
-class Decoder(WithDeclaredModels):
+class Decoder(WithFit, WithDeclaredModels):
     """A compiled formula. Made by ``descant.compile``.
 
     Attributes:
@@ -50,9 +51,11 @@ class Decoder(WithDeclaredModels):
         cache: CacheConfig | None = None,
         draft_binder: DraftBinder | None = None,
         make_asynchronous: Callable[[Decoder], Asynchronous] | None = None,
+        by_rewards: ByRewards | None = None,
     ) -> None:
         self._params, self._bound = dict(params or {}), bound
         self._make_asynchronous, self._asynchronous = make_asynchronous, None
+        self._by_rewards = by_rewards
         self._raw_text, self._draft_binder = raw_text or RawTextLog(), draft_binder
         self._builder = RequestBuilder(bound, self._params, self._raw_text)
         engine = Engine(bound, capture, graph_pool, cache)
@@ -61,7 +64,15 @@ class Decoder(WithDeclaredModels):
         self.plan = Report(bound, self._params, engine.stats, engine.graphs, engine.cache)
         self.tokenizer, self.max_length = bound.tokenizer, bound.positions
 
-    __call__ = generate_with  # model.generate(…, custom_generate=decoder) looks at its signature
+    @wraps(generate_with)  # model.generate(…, custom_generate=decoder) looks at its signature
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """``generate``; or, called by a model's ``generate``, its decoding loop."""
+        by_model = "model" in kwargs or (args and hasattr(args[0], "generation_config"))
+        return generate_with(self, *args, **kwargs) if by_model else self.generate(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        params = f", params={self._params}" if self._params else ""
+        return f"Decoder({self._bound.plan.formula!r}{params})"
 
     def generate(
         self,

@@ -16,6 +16,7 @@ from pydantic import (
 
 from ..formula.algebra.drafting import LONGEST_DRAFT
 from ..formula.words.signature import MOST
+from ..models.functions import is_python
 
 FREE = ("length", "distinct_1", "distinct_2", "rep_2", "rep_3", "rep_4", "diversity")
 COSTS = ("tokens", "seconds", "tokens_per_second")
@@ -156,6 +157,9 @@ class ScoreSpec(Strict):
             raise ValueError("name one of reward, perplexity, kl, coherence and recovered")
         if (self.recovered is None) != (self.between is None):
             raise ValueError("write {recovered: a score, between: [a formula, another]}")
+        if self.reward is not None and is_python(self.reward):
+            cure = "in Python: descant.score(descant.reward(fn), prompts, texts)"
+            raise ValueError(f"{self.reward} is Python code, which nothing here runs; {cure}")
         return self
 
     @property

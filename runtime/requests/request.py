@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from typing import Any, NamedTuple, TypeAlias
 
 from ...errors import ArgumentError
@@ -177,6 +178,17 @@ class Completion:
     log_weight: float | None = field(default=None, repr=False, kw_only=True)
     log_normalizer: float | None = field(default=None, repr=False, kw_only=True)
     particles: list[Completion] | None = field(default=None, repr=False, kw_only=True)
+
+    def _repr_html_(self) -> str:
+        """A table of two columns, for a notebook."""
+        params = ", ".join(f"{name} = {value:g}" for name, value in self.params.items())
+        answer = self.token_ids if self.text is None else self.text
+        ended = f"{self.finish_reason}, {len(self.token_ids)} tokens, {self.seconds:.2f} s"
+        lines = {"prompt": self.prompt, "params": params, "answer": answer, "ended": ended}
+        cell = '<td style="text-align:left;white-space:pre-wrap">'
+        rows = (f"<tr>{cell}{name}</td>{cell}{escape(str(value))}</td></tr>"
+                for name, value in lines.items() if value)  # fmt: skip
+        return f"<table>{''.join(rows)}</table>"
 
 
 def check_ids(ids: Sequence[int], vocabulary: int, where: str, tokenizer: Any = None) -> None:
