@@ -38,6 +38,7 @@ from .options import (
 from .results.exports import export
 from .serve.command import serve
 from .show.pages import docs
+from .show.quiet import quiet_imports
 from .show.terminal import Screen, visible
 
 app = typer.Typer(
@@ -51,6 +52,7 @@ console = Screen()
 
 def main() -> None:
     """Run the command line."""
+    quiet_imports()
     run_app(partial(app, prog_name="descant"))
 
 
