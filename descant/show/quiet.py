@@ -1,7 +1,7 @@
 """What other libraries log while they are imported, about which a user can do nothing.
 
 transformers imports torchao where it is installed: that logs each of its kernels for other
-machines, and torch that two of its classes need no registration. Everything else that they log is shown.
+machines, and torch that two of its classes need no registration. All else that they log is shown.
 """
 
 from __future__ import annotations
