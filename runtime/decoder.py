@@ -319,16 +319,13 @@ class Decoder(WithFit, WithDeclaredModels):
         batch_size: int = 32,
         progress: bool | None = None,
     ) -> list[Likelihood]:
-        """How likely given completions are, read in batches; not for a formula that searches.
+        """How likely completions are, in nats, read in batches; not for a formula that searches.
 
         Args:
             prompts, params, batch_size, progress: as for ``generate``.
             completions: one per prompt, or many of one prompt: token ids, or text that follows the
                 prompt's tokens, encoded by itself and without special tokens; a space that it
                 begins with is the one that tokenizers of SentencePiece's kind write themselves.
-
-        Returns:
-            Per completion the sum of its tokens' log-probabilities in nats, and each of them.
         """
         why = "it chooses among whole texts; generate works"
         refuse_search(self._bound, "loglikelihood", why)
