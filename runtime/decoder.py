@@ -19,7 +19,7 @@ from .engine.engine import Engine
 from .explain.inspection import Inspection, inspecting
 from .explain.plan_report import Report
 from .explain.prompt_view import PromptView, prompt_views
-from .fit.with_fit import WithFit
+from .fit.with_fit import ByRewards, WithFit
 from .hf.custom_generate import generate_with
 from .loops.decode import decode
 from .loops.loglikelihood import Likelihood, likelihoods
@@ -51,9 +51,11 @@ class Decoder(WithFit, WithDeclaredModels):
         cache: CacheConfig | None = None,
         draft_binder: DraftBinder | None = None,
         make_asynchronous: Callable[[Decoder], Asynchronous] | None = None,
+        by_rewards: ByRewards | None = None,
     ) -> None:
         self._params, self._bound = dict(params or {}), bound
         self._make_asynchronous, self._asynchronous = make_asynchronous, None
+        self._by_rewards = by_rewards
         self._raw_text, self._draft_binder = raw_text or RawTextLog(), draft_binder
         self._builder = RequestBuilder(bound, self._params, self._raw_text)
         engine = Engine(bound, capture, graph_pool, cache)
