@@ -8,7 +8,7 @@ formula says as ``head(base, gate)``.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -18,10 +18,9 @@ from torch import Tensor
 from ...errors import ArgumentError
 
 Bounds: TypeAlias = tuple[float, float] | None
-# Per position of a slice, the log-likelihood of its token with ``(n, parameters)`` values.
-Likelihood: TypeAlias = Callable[[Tensor, slice], Tensor]
+# Some positions, and the ``(n,)`` log-likelihoods of their tokens by ``(n, parameters)`` values.
+Piece: TypeAlias = tuple[slice, Callable[[Tensor], Tensor]]
 PENALTIES = (0.1, 1.0, 10.0, 100.0, 1000.0)
-AT_ONCE = 1024  # positions in one piece of a gradient
 
 
 @dataclass(frozen=True)
@@ -83,8 +82,8 @@ def in_formula(bounds: Bounds, head: str) -> str:
     return scaled if lower == 0 else f"({_number(lower)} + {scaled})"
 
 
-def fit_gates(
-    likelihood: Likelihood,
+def best_gates(
+    pieces: Callable[[], Iterable[Piece]],
     states: Tensor,
     learnt: Tensor,
     bounds: Sequence[Bounds],
@@ -98,7 +97,7 @@ def fit_gates(
     on standardised states, once for each penalty; the held-out tokens choose among these.
 
     Args:
-        likelihood: of the tokens of a slice of the positions.
+        pieces: goes through all positions, in their order.
         states: ``(positions, hidden)`` float32.
         learnt: ``(positions,)``, whether a position is learnt; the others are held out.
         bounds: of each parameter.
@@ -112,7 +111,7 @@ def fit_gates(
     if not bool(learnt.any()) or bool(learnt.all()):
         raise ArgumentError("gates are fitted to some texts and chosen by others; set holdout")
     mean, deviation = states[learnt].mean(0), states[learnt].std(0).clamp(min=1e-6)
-    problem = _Problem(likelihood, (states - mean) / deviation, learnt, list(bounds))
+    problem = _Problem(pieces, (states - mean) / deviation, learnt, list(bounds))
     origin = torch.tensor([_inverse(v, b) for v, b in zip(start, bounds, strict=True)])
     constants = problem.fitted(origin, None)
     constant = problem.mean(constants, held_out=True)
@@ -137,22 +136,25 @@ class _Problem:
     """The likelihood of gates on standardised states: ``(parameters, 1 + hidden)`` numbers."""
 
     def __init__(
-        self, likelihood: Likelihood, states: Tensor, learnt: Tensor, bounds: Sequence[Bounds]
+        self,
+        pieces: Callable[[], Iterable[Piece]],
+        states: Tensor,
+        learnt: Tensor,
+        bounds: Sequence[Bounds],
     ) -> None:
-        self._likelihood, self._states, self._learnt = likelihood, states, learnt
+        self._pieces, self._states, self._learnt = pieces, states, learnt
         self._bounds = bounds
 
     def total(self, gates: Tensor, held_out: bool) -> Tensor:
         """The log-likelihood of one part; its gradient is summed up piece by piece."""
         leaf = gates.detach().requires_grad_()
         total = torch.zeros((), dtype=torch.float64)
-        for first in range(0, len(self._states), AT_ONCE):
-            piece = slice(first, min(first + AT_ONCE, len(self._states)))
+        for piece, likelihood in self._pieces():
             counted = self._learnt[piece] != held_out
             if not bool(counted.any()):
                 continue
             values = leaf[:, 0] + self._states[piece] @ leaf[:, 1:].T
-            logprobs = self._likelihood(gated(values, self._bounds), piece)
+            logprobs = likelihood(gated(values, self._bounds))
             part = torch.where(counted, logprobs, 0.0).double().sum()
             if gates.requires_grad:
                 part.backward()
