@@ -16,6 +16,7 @@ ENABLES = {
     "images": "images in prompts",
     "serve": "descant serve: an OpenAI-compatible server",
     "otel": "traces of the server's requests for OpenTelemetry",
+    "ray": "run and sweep with --ray: rows over the nodes of a Ray cluster",
     "eval": "descant eval: lm-evaluation-harness; judges behind an API, scores of coherence",
     "dev": "the tests, ruff and mypy",
 }
@@ -26,6 +27,7 @@ PACKAGES = {  # modules by the extra that installs them
     "constrain": ("llguidance",),
     "serve": ("fastapi", "prometheus_client", "uvicorn"),
     "otel": ("opentelemetry.sdk",),
+    "ray": ("ray",),
     "eval": ("lm_eval", "openai", "sentence_transformers"),
 }
 

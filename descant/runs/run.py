@@ -9,16 +9,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import DescantError
 from ..grammar import FormulaError, did_you_mean
-from ..inputs.expand import Row
+from ..inputs.expand import Row, key_of
 from ..inputs.prompts import read_items, readable
 from ..inputs.runfile import RunFile, RunFileError
 from ..inputs.sections import FORMULA
-from ..results.folder import COMPLETIONS, Journal
-from .processes import this_process, world_size
+from ..results.folder import COMPLETIONS, Journal, Record
+from .processes import prints, this_process, world_size
 from .resume import resumed
 
 if TYPE_CHECKING:
@@ -97,7 +97,29 @@ def decode_readable(
         return rows, decode(rows) if rows else iter(())
 
 
-def run_to_folder(run: RunFile, decoder: Decoder, folder: Path) -> Iterator[dict[str, Any]]:
+def records(
+    run: RunFile, decoder: Decoder, rows: Sequence[Row], progress: bool | None = None
+) -> Iterator[Record]:
+    """Complete rows, all samples of a prompt next to each other.
+
+    Yields:
+        The line of each row when its completion ends.
+
+    Raises:
+        RunFileError: a prompt that cannot be read; names its row.
+    """
+    generate, samples = run.generate.model_dump(), run.generate.num_return_sequences
+
+    def decode(rows: Sequence[Row]) -> Completed:
+        prompts = [row.item.prompt for row in rows[::samples]]
+        return decoder.as_completed(prompts, progress=progress, **generate)
+
+    rows, completions = decode_readable(rows, run, decoder, decode)
+    for index, completion in completions:
+        yield rows[index].record(completion, run)
+
+
+def run_to_folder(run: RunFile, decoder: Decoder, folder: Path) -> Iterator[Record]:
     """Complete the run's prompts into ``folder``, but for those that it holds.
 
     Of several processes that decode together, the first writes ``completions.jsonl``.
@@ -108,30 +130,28 @@ def run_to_folder(run: RunFile, decoder: Decoder, folder: Path) -> Iterator[dict
     Raises:
         RunFileError: the folder holds another run, or the data cannot be read.
     """
+    progress = None if prints() else False
+    yield from rows_to_folder(run, partial(records, run, decoder, progress=progress), folder)
+
+
+def rows_to_folder(
+    run: RunFile, decode: Callable[[Sequence[Row]], Iterator[Record]], folder: Path
+) -> Iterator[Record]:
+    """As ``run_to_folder``; ``decode`` makes the lines of rows, in any order."""
     if run.data is None:
         raise RunFileError("the run file has no data; add data: {path: …}, or give --prompt")
     items, process = read_items(run.data), this_process(run.device)
-    generate = run.generate.model_dump()
-    samples, seed = run.generate.num_return_sequences, run.generate.seed
-
-    def decode(rows: Sequence[Row]) -> Completed:
-        prompts = [row.item.prompt for row in rows[::samples]]
-        return decoder.as_completed(prompts, progress=None if process.first else False, **generate)
-
     with resumed(run, folder, items, process, sweeps=False) as done:
-        rows: Sequence[Row] = [
-            Row(FORMULA, 0, run.params, item, sample, seed)
+        rows = [
+            Row(FORMULA, 0, run.params, item, sample, run.generate.seed)
             for item in items
-            for sample in range(samples)
+            for sample in range(run.generate.num_return_sequences)
         ]
         missing = {row.item.id for row in rows if row.key not in done}
         if not missing:
             return
-        rows = [row for row in rows if row.item.id in missing]
-        rows, completions = decode_readable(rows, run, decoder, decode)
         journal = Journal(folder, COMPLETIONS)
-        for index, completion in completions:
-            if process.first and rows[index].key not in done:
-                record = rows[index].record(completion, run)
+        for record in decode([row for row in rows if row.item.id in missing]):
+            if process.first and key_of(record) not in done:
                 journal.add([record])
                 yield record
