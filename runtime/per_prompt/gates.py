@@ -78,8 +78,10 @@ def in_formula(bounds: Bounds, head: str) -> str:
     if bounds is None:
         return head
     lower, upper = bounds
-    scaled = f"{_number(upper - lower)}*sigmoid({head})"
-    return scaled if lower == 0 else f"({_number(lower)} + {scaled})"
+    if (lower, upper) == (0, 1):
+        return f"sigmoid({head})"
+    start = "" if lower == 0 else f"{_number(lower)} + "
+    return f"({start}{_number(upper - lower)}*sigmoid({head}))"
 
 
 def best_gates(
@@ -93,8 +95,8 @@ def best_gates(
 ) -> Gates:
     """Fit a gate for each parameter.
 
-    ``sum of -log p(token) + penalty/2·|w|²`` is minimised by L-BFGS from gates that are constants,
-    on standardised states, once for each penalty; the held-out tokens choose among these.
+    ``sum of -log p(token) + penalty/2·|w|²`` is minimised by L-BFGS on standardised states, from
+    gates that are constants and from the largest penalty on, until held-out tokens get no better.
 
     Args:
         pieces: goes through all positions, in their order.
@@ -122,8 +124,9 @@ def best_gates(
         solution = problem.fitted(solution, penalty)
         held_out = problem.mean(solution, held_out=True)
         say(f"gates, l2 {penalty:g}: {-held_out:.4f} nats per held-out token")
-        if best is None or held_out > best[0]:
-            best = held_out, penalty, solution
+        if best is not None and held_out <= best[0]:
+            break  # smaller penalties fit the learnt texts alone
+        best = held_out, penalty, solution
     assert best is not None
     held_out, penalty, solution = best
     weight = solution[:, 1:] / deviation
@@ -177,7 +180,7 @@ class _Problem:
         gates = start.clone().requires_grad_()
         optimiser = torch.optim.LBFGS(
             [gates], max_iter=100, history_size=20, line_search_fn="strong_wolfe",
-            tolerance_grad=1e-4, tolerance_change=1e-7,
+            tolerance_grad=1e-3, tolerance_change=1e-6 * len(self._states),
         )  # fmt: skip
 
         def closure() -> Tensor:

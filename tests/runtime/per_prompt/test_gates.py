@@ -10,7 +10,7 @@ import descant
 from descant import ModelError
 from descant.errors import ArgumentError
 from descant.runtime.loops.hidden_states import hidden_states
-from descant.runtime.per_prompt.gates import check_bounds, best_gates, gated, in_formula
+from descant.runtime.per_prompt.gates import best_gates, check_bounds, gated, in_formula
 
 POSITIONS, HIDDEN, V = 3000, 12, 40
 BOUNDS = [(0.0, 2.0), None]
