@@ -46,7 +46,7 @@ def on_files(files: Files, config) -> Files:
     done: set[Path] = set()
     while waiting:
         path = waiting.pop()
-        if path in done:
+        if path in done or not path.exists():  # mkdocs says so
             continue
         done.add(path)
         outside = not path.is_relative_to(ROOT / "docs")

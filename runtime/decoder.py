@@ -24,6 +24,7 @@ from .hf.custom_generate import generate_with
 from .loops.decode import decode
 from .loops.loglikelihood import Likelihood, likelihoods
 from .loops.teacher_forcing import scores_along
+from .per_prompt.with_gates import WithGates
 from .requests.build import RequestBuilder, refuse_search
 from .requests.completions import check_completion, pair_completions
 from .requests.hints import SamplerFields
@@ -33,7 +34,7 @@ from .session import Session
 from .with_declared_models import Asynchronous, WithDeclaredModels
 
 
-class Decoder(WithFit, WithDeclaredModels):
+class Decoder(WithFit, WithGates, WithDeclaredModels):
     """A compiled formula. Made by ``descant.compile``.
 
     Attributes:
@@ -70,10 +71,6 @@ class Decoder(WithFit, WithDeclaredModels):
         """``generate``; or, called by a model's ``generate``, its decoding loop."""
         by_model = "model" in kwargs or (args and hasattr(args[0], "generation_config"))
         return generate_with(self, *args, **kwargs) if by_model else self.generate(*args, **kwargs)
-
-    def __repr__(self) -> str:
-        params = f", params={self._params}" if self._params else ""
-        return f"Decoder({self._bound.plan.formula!r}{params})"
 
     def generate(
         self,

@@ -25,7 +25,15 @@ from . import differentiable
 from .composed import ComposedLikelihood, parts_of
 from .kept_scores import KeptScores, dtype_that_fits
 from .likelihoods import LikelihoodOfTexts, Texts
-from .objectives import LIKELIHOOD, OBJECTIVES, PREFERENCE, REWARD, PreferenceLoss, held_out, objective_of
+from .objectives import (
+    LIKELIHOOD,
+    OBJECTIVES,
+    PREFERENCE,
+    REWARD,
+    PreferenceLoss,
+    held_out,
+    objective_of,
+)
 from .optimise import Optimum, by_gradients, newton, uncertainty
 from .reading import read_texts
 from .result import Fit, run_file_of
@@ -103,7 +111,9 @@ class WithFit:
                 problem = 'objective "reward" takes a reward, and no completions'
                 raise ArgumentError(f'{problem}: fit(prompts, objective="reward", reward="rm")')
             if self._by_rewards is None:
-                raise ArgumentError("a fit by rewards is for decoders that descant.compile has made")
+                raise ArgumentError(
+                    "a fit by rewards is for decoders that descant.compile has made"
+                )
             own = {"constraints": constraints, "holdout": holdout, "seed": seed, "bounds": bounds}
             more = {"params": params, "batch_size": batch_size, "progress": progress}
             return self._by_rewards(self, prompts, reward, **own, **more, **options)
@@ -118,7 +128,7 @@ class WithFit:
         differentiable.check(plan, space.names)
         if self._bound.term_parallel is not None:
             raise ArgumentError('fit is not for parallel="terms"; leave one of them out')
-        texts = _TextFit(self, space, values, objective, beta)
+        texts = TextFit(self, space, values, objective, beta)
         try:
             texts.read(prompts, completions, batch_size, progress)
             return texts.fitted(holdout, at_least_one("folds", folds) if folds else 0, seed)
@@ -126,7 +136,7 @@ class WithFit:
             texts.close()
 
 
-class _TextFit:
+class TextFit:
     """One fit by texts."""
 
     def __init__(
@@ -139,12 +149,21 @@ class _TextFit:
         self._texts: Texts | None = None
         self._notes: list[str] = []
 
+    @property
+    def texts(self) -> Texts:
+        """What was kept, once they are read."""
+        assert self._texts is not None
+        return self._texts
+
     def close(self) -> None:
+        """Let go of what was kept."""
         if self._texts is not None:
             self._texts.kept.close()
 
-    def read(self, prompts: Any, completions: Any, batch_size: int, progress: bool | None) -> None:
-        """Read every text once, and keep what the fit needs of it."""
+    def read(
+        self, prompts: Any, completions: Any, batch_size: int, progress: bool | None
+    ) -> tuple[list[Request], list[list[int]]]:
+        """Read every text once, and keep what the fit needs of it; the requests, and tokens."""
         at_least_one("batch_size", batch_size)
         requests, ids = self._requests(prompts, completions)
         bound = self._decoder._bound
@@ -175,6 +194,7 @@ class _TextFit:
         with progress_bar(sum(tokens), "token", "reading", progress) as bar:
             engine = self._decoder.session.engine
             read_texts(engine, requests, ids, parts, keep, batch_size, bar.update)
+        return requests, ids
 
     def fitted(self, holdout: float, folds: int, seed: int) -> Fit:
         """Fit, and judge by what was held out."""
