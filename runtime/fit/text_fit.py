@@ -64,6 +64,12 @@ class TextFit:
         self._notes: list[str] = []
         self._folder = folder
 
+    @property
+    def texts(self) -> Texts:
+        """What was kept, once they are read."""
+        assert self._texts is not None
+        return self._texts
+
     def close(self, finished: bool = True) -> None:
         """Remove what was kept; of a fit that has not ``finished``, not what is in a folder."""
         if self._texts is not None:
@@ -76,8 +82,12 @@ class TextFit:
         completions: Any,
         batch_size: int,
         progress: bool | None,
-    ) -> None:
-        """Read every text once by ``read_texts``, and keep what the fit needs of it."""
+    ) -> tuple[list[Request], list[list[int]]]:
+        """Read every text once by ``read_texts``, and keep what the fit needs of it.
+
+        Returns:
+            The requests, and their completions' tokens.
+        """
         at_least_one("batch_size", batch_size)
         requests, ids = self._requests(prompts, completions)
         bound = self._decoder._bound
@@ -115,6 +125,7 @@ class TextFit:
             engine = self._decoder.session.engine
             own = [requests[i] for i in missing], [ids[i] for i in missing]
             read_texts(engine, *own, parts, keep, batch_size, bar.update)
+        return requests, ids
 
     def _key(self, requests: Sequence[Request], ids: Sequence[Any], dtype: str) -> str:
         """What tells these texts under this formula from others, for a fit that resumes."""
