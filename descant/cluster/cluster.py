@@ -110,6 +110,11 @@ class Cluster:
         if self._owned:
             ray.shutdown()
 
+    @property
+    def decoders(self) -> int:
+        """How many decoders run now; others may be starting, or wait for a node with room."""
+        return len(self._groups)
+
     def complete(self, rows: Sequence[Row]) -> Iterator[Record]:
         """The lines of the rows of a run with one formula, all samples of a prompt adjacent."""
         samples = self._run.generate.num_return_sequences
