@@ -22,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ray
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import LlamaConfig, PreTrainedTokenizerFast
@@ -176,7 +177,7 @@ def main() -> None:
     parser.add_argument("--computed", action="store_true")
     parser.add_argument("--actors", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--samples", type=int, default=4, help="of each of 16 prompts")
+    parser.add_argument("--samples", type=int, default=3, help="of each of 16 prompts")
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--output", type=Path, default=RESULTS / "scale.json")
     options = parser.parse_args()
@@ -190,19 +191,19 @@ def main() -> None:
         folder = Path(scratch)
         file = run_file(folder, options.samples, options.tokens)
         run = read_run_file(file)
+        kills = {"one process": resumed_after_a_kill(file, folder / "killed")}
         results: dict[str, Any] = {}
+        room = max(options.actors)  # by its word: they share the cores
+        ray.init(address="local", num_cpus=room, include_dashboard=False, log_to_driver=False)
         for actors in options.actors:
             (folder / str(actors)).mkdir()
             pairs = rates(run, actors, options.pairs, folder / str(actors))
             results[str(actors)] = pairs
             middle = statistics.median(pair["ratio"] for pair in pairs)
             print(f"{actors} decoders: {middle:.2f} times the rows per second of one process")
-        kills = {
-            "one process": resumed_after_a_kill(file, folder / "killed"),
-            "ray": resumed_after_a_kill(
-                file, folder / "killed-ray", "--ray", "local", "--ray-actors", "2"
-            ),
-        }
+        ray.shutdown()
+        more = ("--ray", "local", "--ray-actors", "2")
+        kills["ray"] = resumed_after_a_kill(file, folder / "killed-ray", *more)
         print(json.dumps(kills, indent=1))
     content = {
         "formula": FORMULA, "rows": options.samples * len(PROMPTS), "tokens": options.tokens,
