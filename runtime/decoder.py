@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from functools import partial, wraps
-from typing import Any
+from typing import Any, Unpack
 
 from torch import Tensor
 
 from ..errors import ArgumentError
-from ..formula.request_fields import NO_FIELDS, fields_of
+from ..formula.request_fields import NO_FIELDS, Group, fields_of
 from ..models import Prompt, ids_of, prompt_of
 from ..models.cache_config import CacheConfig
 from ..models.text.chat import RawTextLog
@@ -26,6 +26,7 @@ from .loops.loglikelihood import Likelihood, likelihoods
 from .loops.teacher_forcing import scores_along
 from .requests.build import RequestBuilder, refuse_search
 from .requests.completions import check_completion, pair_completions
+from .requests.hints import SamplerFields
 from .requests.per_row import at_least_one, draft_of
 from .requests.request import ADAPTIVE, RAW, Completion, Request, check_ids
 from .session import Session
@@ -112,7 +113,7 @@ class Decoder(WithFit, WithDeclaredModels):
         continue_final_message: bool | None = None,
         batch_size: int = 32,
         progress: bool | None = None,
-        **others: Any,
+        **others: Unpack[SamplerFields],
     ) -> list[Completion]:
         """Complete one prompt or many.
 
@@ -168,6 +169,7 @@ class Decoder(WithFit, WithDeclaredModels):
                 assistant's last message goes on, and any other is answered.
             batch_size: rows decoded at once.
             progress: a progress bar; left out, only on a terminal and for more than one row.
+            others: the fields of a request that are in ``SamplerFields``.
 
         Returns:
             One completion per row, in the order of the prompts.
@@ -261,13 +263,13 @@ class Decoder(WithFit, WithDeclaredModels):
         sessions = self._sessions.values()
         return list({id(lane): lane for each in sessions for lane in each.bound.lanes}.values())
 
-    def session_of(self, draft: str | None, fields: tuple[bool, bool] = NO_FIELDS) -> Session:
+    def session_of(self, draft: str | None, fields: Group = NO_FIELDS) -> Session:
         """What decodes with drafts of a source and fields of requests, over the same lanes.
 
         Raises:
             FormulaError, ModelError, ArgumentError: there can be no such draft.
         """
-        key = draft, tuple(fields)
+        key = draft, Group(*fields)
         if key not in self._sessions:
             bound = with_fields(self._bound, fields)
             if draft is not None:

@@ -84,6 +84,7 @@ class Request:
             or None.
         logit_bias: what is added to the score of each token, before the formula's own stages.
         text: what of its answer is text.
+        dry_sequence_breakers: strings that end a match of ``dry``.
         states: what the formula's processors and constraints keep for its texts (``RowStates``,
             ``AnswerStates``); shared by its rows in a search.
     """
@@ -110,6 +111,7 @@ class Request:
     constraint: Any = None
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     text: TextOptions = ALL_TEXT
+    dry_sequence_breakers: Sequence[str] = ()
     states: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
