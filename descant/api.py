@@ -79,11 +79,12 @@ def compile(
         TypeError: an unknown argument, and where it belongs.
         ValueError: a share of memory, or a way of ``parallel``, that there is not.
 
-    >>> import descant
-    >>> base, arm = (descant.TableModel.random(vocabulary=8, seed=seed) for seed in (1, 2))
-    >>> decoder = descant.compile("base + 0.5*arm", models={"base": base, "arm": arm})
-    >>> decoder.generate([3, 1], max_new_tokens=4)[0].token_ids
-    [5, 4, 0, 5]
+    Examples:
+        >>> import descant
+        >>> base, arm = (descant.TableModel.random(vocabulary=8, seed=seed) for seed in (1, 2))
+        >>> decoder = descant.compile("base + 0.5*arm", models={"base": base, "arm": arm})
+        >>> decoder.generate([3, 1], max_new_tokens=4)[0].token_ids
+        [5, 4, 0, 5]
     """
     _refuse(others)
     cache = CacheConfig(enable_prefix_caching, gpu_memory_utilization)

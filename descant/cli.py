@@ -41,6 +41,8 @@ from .options import (
 )
 from .results.exports import export
 from .serve.command import serve
+from .show.pages import docs
+from .show.quiet import quiet_imports
 from .show.terminal import Screen, visible
 
 app = typer.Typer(
@@ -54,6 +56,7 @@ console = Screen()
 
 def main() -> None:
     """Run the command line."""
+    quiet_imports()
     run_app(partial(app, prog_name="descant"))
 
 
@@ -101,6 +104,7 @@ def demo(
 
 
 app.command()(doctor)
+app.command()(docs)
 
 
 @app.command()
