@@ -35,7 +35,7 @@ from .options import (
     many,
     option,
 )
-from .results.exports import export
+from .results.exports import Text, export
 from .serve.command import serve
 from .show.terminal import Screen, visible
 
@@ -289,6 +289,24 @@ def report(folder: Annotated[Path, Argument(metavar="FOLDER", help="A sweep's.")
     from .results import load
 
     _print_files(write(load(folder), folder))
+
+
+@app.command()
+def methods(
+    folder: Annotated[Path, Argument(metavar="FOLDER", help="A run's, or a sweep's.")],
+    format_: Annotated[Text, option("How it is written.", "", "--format")] = Text.MARKDOWN,
+    output: Annotated[File, option("A file for it.", "the screen")] = None,
+) -> None:
+    """The method section of a run: formula, models, data, settings, and whom to cite."""
+    from .disk import replace
+    from .methods import section
+
+    text = section(folder, as_latex=format_ is Text.LATEX)
+    if output is None:
+        console.write(text)
+        return
+    replace(output, text)
+    _print_files([output])
 
 
 app.command("eval", context_settings=PASSED_ON)(evaluate)

@@ -11,14 +11,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..api import where
 from ..errors import DescantError
 from ..grammar import FormulaError, did_you_mean
 from ..inputs.expand import Row
 from ..inputs.prompts import read_items, readable
 from ..inputs.runfile import RunFile, RunFileError
 from ..inputs.sections import FORMULA
-from ..results.folder import COMPLETIONS, Journal
+from ..results.folder import COMPLETIONS, META, Journal
+from .origins import origins
 from .processes import this_process, world_size
+from .provenance import now, provenance, record
 from .resume import resumed
 
 if TYPE_CHECKING:
@@ -130,8 +133,13 @@ def run_to_folder(run: RunFile, decoder: Decoder, folder: Path) -> Iterator[dict
         rows = [row for row in rows if row.item.id in missing]
         rows, completions = decode_readable(rows, run, decoder, decode)
         journal = Journal(folder, COMPLETIONS)
+        if process.first and not (folder / META).is_file():
+            about = provenance(where(run.dtype, run.device)[1], run.dtype, run.generate.seed)
+            record(folder, **about, plan={FORMULA: str(decoder.plan)})
         for index, completion in completions:
             if process.first and rows[index].key not in done:
-                record = rows[index].record(completion, run)
-                journal.add([record])
-                yield record
+                line = rows[index].record(completion, run)
+                journal.add([line])
+                yield line
+        if process.first:
+            record(folder, finished=now(), **origins(run, len(items)))
