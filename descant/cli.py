@@ -35,7 +35,7 @@ from .options import (
     many,
     option,
 )
-from .results.exports import Text, export
+from .results.exports import Text, Tracker, export
 from .serve.command import serve
 from .show.terminal import Screen, visible
 
@@ -307,6 +307,23 @@ def methods(
         return
     replace(output, text)
     _print_files([output])
+
+
+@app.command("export")
+def export_(
+    folder: Annotated[Path, Argument(metavar="FOLDER", help="A run's, or a sweep's.")],
+    to: Annotated[Tracker, option("The tracker.", "", "--to")],
+    project: Annotated[
+        Word, option("Its project; in MLflow, the experiment.", "descant")
+    ] = None,
+    offline: Annotated[
+        bool, option("Into FOLDER itself, and to no server.", "", "--offline")
+    ] = False,
+) -> None:
+    """A run in an experiment tracker: configuration, means, tables and pictures."""
+    from .tracking import export as export_run
+
+    console.print(export_run(folder, to, project=project, offline=offline))
 
 
 app.command("eval", context_settings=PASSED_ON)(evaluate)

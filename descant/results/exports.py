@@ -22,6 +22,14 @@ class Format(StrEnum):
     SAFE_RLHF = "safe_rlhf"
 
 
+class Tracker(StrEnum):
+    """Experiment trackers."""
+
+    WANDB = "wandb"
+    MLFLOW = "mlflow"
+    TRACKIO = "trackio"
+
+
 class Text(StrEnum):
     """How a section of a paper is written."""
 
