@@ -8,6 +8,7 @@ from .errors import DescantError
 
 ENABLES = {
     "report": "tables, fronts, figures and pages of sweeps; parquet files and data sets",
+    "fit": "decoder.fit, descant fit: parameters from texts, preferences and rewards",
     "train": "descant train: adapters, and data sets of the hub; adapters with merge: true",
     "quantized": "weights quantised while they are read: bitsandbytes, torchao",
     "gguf": "checkpoints that are GGUF files",
@@ -21,6 +22,7 @@ ENABLES = {
 }
 PACKAGES = {  # modules by the extra that installs them
     "report": ("datasets", "matplotlib", "moocore", "pandas", "pyarrow"),
+    "fit": ("optuna", "scipy"),
     "train": ("peft",),
     "constrain": ("llguidance",),
     "serve": ("fastapi", "prometheus_client", "uvicorn"),

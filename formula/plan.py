@@ -186,11 +186,11 @@ class Plan(Marked):
         for name in sorted(self.params):
             if name not in params:
                 cure = f"declare it with one, params={{{name!r}: 0.5}}, or give it with the request"
-                raise self.error(f"the parameter {name} has no value", self._use(name), cure)
+                raise self.error(f"the parameter {name} has no value", self.use(name), cure)
             value = params[name]
             if isinstance(value, bool) or not (isinstance(value, Real) and _finite(value)):
                 problem = f"{name} is {quoted(value)}; a parameter is a finite number"
-                raise self.error(problem, self._use(name))
+                raise self.error(problem, self.use(name))
         values = [self.value(scalar, params) for scalar in self.scalars]
         self.check(values)
         return values
@@ -261,7 +261,7 @@ class Plan(Marked):
         cure = "keep it in bounds: log(max(r, 0.001)), 1/max(r, 0.1)"
         return self.error(problem, reward.span, cure)
 
-    def _use(self, name: str) -> Span:
+    def use(self, name: str) -> Span:
         """Where the parameter is written: inside the first number that needs it."""
         match = re.search(rf"(?<![\w@\"']){name}(?!\w)", self.source)
         return Span(*match.span()) if match else Span(0, len(self.source))

@@ -19,6 +19,7 @@ from .engine.engine import Engine
 from .explain.inspection import Inspection, inspecting
 from .explain.plan_report import Report
 from .explain.prompt_view import PromptView, prompt_views
+from .fit.with_fit import WithFit
 from .hf.custom_generate import generate_with
 from .loops.decode import decode
 from .loops.loglikelihood import Likelihood, likelihoods
@@ -31,7 +32,7 @@ from .session import Session
 from .with_declared_models import Asynchronous, WithDeclaredModels
 
 
-class Decoder(WithDeclaredModels):
+class Decoder(WithFit, WithDeclaredModels):
     """A compiled formula. Made by ``descant.compile``.
 
     Attributes:

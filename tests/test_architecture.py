@@ -168,7 +168,7 @@ def test_each_package_has_its_own_libraries() -> None:
         "triton",
     }
     assert third_party("runtime") <= {
-        "torch", "transformers", "tqdm", "accelerate", "llguidance", "numpy",
+        "torch", "transformers", "tqdm", "accelerate", "llguidance", "numpy", "scipy",
     }  # fmt: skip
 
 

@@ -22,6 +22,9 @@ COSTS = ("tokens", "seconds", "tokens_per_second")
 FORMULA = "formula"  # a table's other axis next to swept names; the name of a formula without one
 
 
+HELD_OUT, GRID = "held_out", "grid"  # of a fit: the names of rows that are no trials
+
+
 def _types(annotation: Any) -> set[Any]:
     """The types that an annotation names."""
     return {annotation}.union(*map(_types, get_args(annotation)))

@@ -15,6 +15,7 @@ from ..disk import reading, replace, written
 from ..extras import require
 from ..inputs.expand import KEY, Setting, key_of, settings_of
 from ..inputs.runfile import RunFile, RunFileError
+from ..inputs.sections import GRID, HELD_OUT
 from .effects import effects_table, reference_of
 from .folder import COMPLETIONS, META, SCORES, Journal, Record, resolved_run, scores_by_key
 from .front import front_of
@@ -165,4 +166,5 @@ def _front(run: RunFile, settings: Sequence[Setting], points: DataFrame) -> dict
         for formula, own in known.groupby("formula")
     }
     index = {setting.name: setting.point_index for setting in settings}
-    return front_of(run, {name: means[name] for name in index if name in means}, index)
+    names = [*index, GRID] if HELD_OUT in means or GRID in means else [*index]
+    return front_of(run, {name: means[name] for name in names if name in means}, index)

@@ -50,7 +50,8 @@ def front_of(
     Args:
         run: the run file.
         means: per formula and point, the mean of each objective; points without one are left out.
-        point_index: per formula, the index of its own point at each point of the sweep.
+        point_index: per formula, the index of its own point at each point of the sweep; formulas
+            that have none are measured in a fit.
     """
     names = run.objectives
     signs = np.array([-1.0 if name.startswith("-") else 1.0 for name in names])
@@ -72,7 +73,7 @@ def front_of(
             "front": front,
             "hypervolume": hypervolume([points[n] for n in front], reference),
             "reference": (signs * reference).tolist(),
-            "mean_inner_product": _inner(weights, points, point_index[formula]),
+            "mean_inner_product": _inner(weights, points, point_index.get(formula)),
         }
     best = pareto({i: values for i, (_, _, values) in enumerate(flat)})
     together = [[flat[i][0], flat[i][1]] for i in best]
@@ -96,10 +97,10 @@ def preferences(run: RunFile) -> list[list[float]] | None:
 
 
 def _inner(
-    weights: Sequence[Sequence[float]] | None, points: Means, index: Sequence[int]
+    weights: Sequence[Sequence[float]] | None, points: Means, index: Sequence[int] | None
 ) -> float | None:
     """The mean inner product of preferences with the means at their points."""
-    if weights is None or any(number not in points for number in index):
+    if weights is None or index is None or any(number not in points for number in index):
         return None
     products = [np.dot(own, points[number]) for own, number in zip(weights, index, strict=True)]
     return float(np.mean(products))

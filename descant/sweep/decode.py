@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from ..formula import Plan
 from ..inputs.expand import Row, Setting, without_temperature
-from ..inputs.runfile import TEMPERATURE
+from ..inputs.runfile import TEMPERATURE, RunFile
 from ..runs.models import Models
 from ..runs.run import Completed, decode_readable
-from ..runtime import Completion
+from ..runtime import Completion, Decoder
 from ..runtime.progress import progress_bar
 
 
@@ -37,12 +38,21 @@ def decode(
 def _completed(
     models: Models, setting: Setting, rows: Sequence[Row]
 ) -> Iterator[tuple[Row, Completion]]:
-    run = models.run
     decoder, close = models.decoder(setting)
+    try:
+        yield from completed(decoder, models.run, setting.plan, rows)
+    finally:
+        close()
+
+
+def completed(
+    decoder: Decoder, run: RunFile, plan: Plan, rows: Sequence[Row]
+) -> Iterator[tuple[Row, Completion]]:
+    """Each row of a run and its completion, when it ends; the rows have the same parameters."""
     generate = run.generate.model_dump(exclude={"seed", "num_return_sequences"})
     swept_temperature = any(TEMPERATURE in row.params for row in rows)
     names = list(without_temperature(rows[0].params))
-    if run.has_kl and not setting.plan.search:
+    if run.has_kl and not plan.search:
         generate |= {"logprobs": True, "logprobs_mode": "processed_logprobs"}
 
     def start(rows: Sequence[Row]) -> Completed:
@@ -56,9 +66,6 @@ def _completed(
             **generate,
         )
 
-    try:
-        rows, completions = decode_readable(rows, run, decoder, start)
-        for index, completion in completions:
-            yield rows[index], completion
-    finally:
-        close()
+    rows, completions = decode_readable(rows, run, decoder, start)
+    for index, completion in completions:
+        yield rows[index], completion

@@ -65,12 +65,12 @@ def sweep(run: RunFile, folder: Path) -> bool:
     return process.first
 
 
-def _decode_and_score(work: Work, done: set[Key]) -> _Clock:
+def _decode_and_score(work: Work, done: set[Key]) -> Clock:
     run, process = work.run, work.process
     together = run.parallel is not None  # every process decodes every row
     models = Models(run, process.device)
     check_scores(run, models, work.settings)
-    clock = _Clock(work, models)
+    clock = Clock(work, models)
     journal = work.journal(COMPLETIONS)
     clock.write()
     for number, setting in enumerate(work.settings):
@@ -95,15 +95,19 @@ def _decode_and_score(work: Work, done: set[Key]) -> _Clock:
 
 
 def _models_of(run: RunFile, settings: Sequence[Setting]) -> set[str]:
-    """The models of some formulas and of the scores."""
-    scores = {score.model for score in (run.score or {}).values() if score.model}
-    expressions = reward_expressions(run, declared(run.models)).values()
-    scores |= {name for expression in expressions for name in models_of(expression)}
-    scores |= drafting_models(run, run.models)
+    """The models of some formulas, of what drafts for them, and of the scores."""
+    scores = models_of_scores(run) | drafting_models(run, run.models)
     return scores.union(*(declared_models(run, setting) for setting in settings))
 
 
-class _Clock:
+def models_of_scores(run: RunFile) -> set[str]:
+    """The declared models that score."""
+    scores = {score.model for score in (run.score or {}).values() if score.model}
+    expressions = reward_expressions(run, declared(run.models)).values()
+    return scores | {name for expression in expressions for name in models_of(expression)}
+
+
+class Clock:
     """What a run has cost so far, in ``meta.json``; a run that resumes adds to it."""
 
     def __init__(self, work: Work, models: Models) -> None:

@@ -26,6 +26,7 @@ from ..progress import progress_bar
 from ..requests.completions import check_completion
 from ..requests.per_row import at_least_one
 from ..requests.request import Request
+from ..scores.context import Context
 from ..scores.logprobs import best, log_softmax
 from .teacher_forcing import check, commit, scored
 
@@ -191,6 +192,10 @@ class LoglikelihoodLoop:
                 batch.finish(over, texts)
             yield results
 
+    def combined(self, context: Context) -> Tensor:
+        """``(positions, V)`` the scores of a chunk."""
+        return self.engine.step.combined(context)
+
     def keep(
         self, texts: Sequence[_Text], positions: Sequence[tuple[int, int]], scores: Tensor
     ) -> None:
@@ -220,7 +225,7 @@ class LoglikelihoodLoop:
         append(batch, unread)
         chunk = Chunk(self.engine.step, batch, counts, after)
         context = chunk.context()
-        scores = self.engine.step.combined(context)
+        scores = self.combined(context)
         positions = [(i, done[i] + ahead) for i, n in enumerate(counts) for ahead in range(n)]
         rows = [(batch.requests[slot], at) for slot, at in positions]
         check(self.engine, batch, context, scores, rows)

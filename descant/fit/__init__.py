@@ -1,0 +1,1 @@
+"""Parameters of a formula, found instead of guessed."""

@@ -1,0 +1,1 @@
+"""Parameters that maximise scores of generated text, searched by optuna."""
