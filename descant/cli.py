@@ -313,9 +313,7 @@ def methods(
 def export_(
     folder: Annotated[Path, Argument(metavar="FOLDER", help="A run's, or a sweep's.")],
     to: Annotated[Tracker, option("The tracker.", "", "--to")],
-    project: Annotated[
-        Word, option("Its project; in MLflow, the experiment.", "descant")
-    ] = None,
+    project: Annotated[Word, option("Its project; in MLflow, the experiment.", "descant")] = None,
     offline: Annotated[
         bool, option("Into FOLDER itself, and to no server.", "", "--offline")
     ] = False,

@@ -17,7 +17,8 @@ ENABLES = {
     "serve": "descant serve: an OpenAI-compatible server",
     "otel": "traces of the server's requests for OpenTelemetry",
     "eval": "descant eval: lm-evaluation-harness; judges behind an API, scores of coherence",
-    "track": "descant export: Weights & Biases, MLflow; trackio has to be installed by itself",
+    "track": "descant export: Weights & Biases, MLflow",
+    "trackio": "descant export --to trackio",
     "dev": "the tests, ruff and mypy",
 }
 PACKAGES = {  # modules by the extra that installs them
@@ -27,7 +28,8 @@ PACKAGES = {  # modules by the extra that installs them
     "constrain": ("llguidance",),
     "serve": ("fastapi", "prometheus_client", "uvicorn"),
     "otel": ("opentelemetry.sdk",),
-    "track": ("wandb", "mlflow", "trackio"),
+    "track": ("wandb", "mlflow"),
+    "trackio": ("trackio",),
     "eval": ("lm_eval", "openai", "sentence_transformers"),
 }
 

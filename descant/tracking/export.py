@@ -50,9 +50,7 @@ def _to_wandb(experiment: Experiment, folder: Path | None, done: Bar) -> str:
         options |= {"mode": "offline", "dir": str(folder)}
 
     def start(run: TrackedRun, kind: str) -> Any:
-        return wandb.init(
-            name=run.name, id=run.id, job_type=kind, config=run.config, **options
-        )
+        return wandb.init(name=run.name, id=run.id, job_type=kind, config=run.config, **options)
 
     for point in experiment.points:
         with start(point, "point") as run:
@@ -94,7 +92,8 @@ def _to_mlflow(experiment: Experiment, folder: Path | None, done: Bar) -> str:
 
     parent = started(experiment.together, {})
     for name, table in experiment.tables.items():
-        client.log_table(parent, _plain(table), f"{name}.json")
+        content = table.to_json(orient="split", index=False)  # as log_table, which would add to it
+        client.log_text(parent, content, f"{name}.json")
     for file in (*experiment.pictures, *experiment.files):
         client.log_artifact(parent, str(file))
     client.set_terminated(parent)
@@ -131,14 +130,6 @@ def _to_trackio(experiment: Experiment, folder: Path | None, done: Bar) -> str:
 def _mlflow_key(key: str) -> str:
     """A key of letters, digits and what else MLflow takes."""
     return "".join(char if char.isalnum() or char in "_-./ :" else "_" for char in key)
-
-
-def _plain(table: Any) -> dict[str, list[Any]]:
-    """A table as columns of plain values; None for what is missing."""
-    return {
-        name: [None if value != value else value for value in table[name].tolist()]
-        for name in table.columns
-    }
 
 
 _EXPORTS: Mapping[Tracker, Callable[[Experiment, Path | None, Bar], str]] = {
