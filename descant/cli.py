@@ -315,7 +315,7 @@ def export_(
     to: Annotated[Tracker, option("The tracker.", "", "--to")],
     project: Annotated[Word, option("Its project; in MLflow, the experiment.", "descant")] = None,
     offline: Annotated[
-        bool, option("Into FOLDER itself, and to no server.", "", "--offline")
+        bool, option("To no server: into FOLDER itself, or trackio's.", "", "--offline")
     ] = False,
 ) -> None:
     """A run in an experiment tracker: configuration, means, tables and pictures."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..errors import ArgumentError
 from ..extras import require
 from ..results.exports import Tracker
 from ..runtime.progress import progress_bar
 from .content import Experiment, TrackedRun, experiment_of, flat
 
+_SERVERS = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL")  # where trackio would send runs
 Bar = Callable[[], object]  # counts one more run
 
 
@@ -27,9 +30,10 @@ def export(
         folder: a run's or a sweep's.
         to: ``wandb``, ``mlflow`` or ``trackio``.
         project: its name; in MLflow, the experiment's. Left out, ``descant``.
-        offline: into the folder itself, whatever the environment says.
+        offline: to no server, whatever the environment says: into the folder itself, or trackio's.
 
     Raises:
+        ArgumentError: offline, and the environment names a server of trackio's.
         RunFileError: the folder holds no run; MissingExtra: the tracker is not installed.
     """
     tracker, folder = Tracker(to), Path(folder)
@@ -109,9 +113,12 @@ def _to_mlflow(experiment: Experiment, folder: Path | None, done: Bar) -> str:
 
 
 def _to_trackio(experiment: Experiment, folder: Path | None, done: Bar) -> str:
+    if folder is not None and (servers := [name for name in _SERVERS if os.environ.get(name)]):
+        raise ArgumentError(f"{servers[0]} is set, and the export is to be offline; unset it")
     import trackio
 
-    options = {"project": experiment.project, "group": experiment.group, "embed": False}
+    options: dict[str, Any] = {"project": experiment.project, "group": experiment.group}
+    options |= {"embed": False, "auto_log_cpu": False, "auto_log_gpu": False}
     for run in (*experiment.points, experiment.together):
         trackio.init(name=run.name, config=flat(run.config), resume="allow", **options)
         if run is experiment.together:

@@ -10,6 +10,7 @@ import pytest
 from command_line import command
 from sweeps import run_of
 
+from descant.errors import ArgumentError
 from descant.extras import MissingExtra
 from descant.results import load
 from descant.sweep import sweep
@@ -79,8 +80,12 @@ def test_wandb_writes_offline_runs(folder) -> None:
 
 
 def test_trackio_writes_a_database(folder, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path))  # read when it is imported
     pytest.importorskip("trackio", reason='pip install "descant[trackio]"')
-    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path))
+    monkeypatch.setenv("TRACKIO_SPACE_ID", "org/space")
+    with pytest.raises(ArgumentError, match="TRACKIO_SPACE_ID is set"):
+        export(folder, "trackio", offline=True)
+    monkeypatch.delenv("TRACKIO_SPACE_ID")
     export(folder, "trackio", project="one", offline=True)
     [file] = tmp_path.rglob("one.db")
     with sqlite3.connect(file) as database:
