@@ -79,9 +79,9 @@ def _formulas(run: RunFile, settings: Sequence[Setting]) -> Iterator[Block]:
     for setting in settings:
         name = f"{setting.name}: " if plural else ""
         yield Paragraph((name, Code(setting.text)))
-    for name, text in {**run.merge, **run.prompts}.items():
+    for name, written in {**run.merge, **run.prompts}.items():
         kind = "the sum of adapters" if name in run.merge else "the system prompt"
-        yield Paragraph((Code(name), f" is {kind} ", Code(text), "."))
+        yield Paragraph((Code(name), f" is {kind} ", Code(written), "."))
     known: dict[Any, list[str]] = {}
     for setting in settings:
         points = [{**run.params, **without_temperature(point)} for point in setting.points]
@@ -170,10 +170,13 @@ def _setup(run: RunFile, meta: Meta) -> Iterator[Block]:
     if data is not None:
         count = f"{of['prompts']:,} prompts" if "prompts" in of else "Prompts"
         text: list[str | Code | Citation] = [f"{count} from ", Code(data.source)]
-        parts = [data.name and f"split {data.split}", data.revision and f"revision {data.revision}"]
-        parts.append("" if data.shuffle is None else f"shuffled with seed {data.shuffle}")
-        parts.append(data.limit and f"the first {data.limit}")
-        text.append("".join(f", {part}" for part in parts if part))
+        facts = [
+            (data.name, f"split {data.split}"),
+            (data.revision, f"revision {data.revision}"),
+            (data.shuffle is not None, f"shuffled with seed {data.shuffle}"),
+            (data.limit, f"the first {data.limit}"),
+        ]
+        text.append("".join(f", {fact}" for holds, fact in facts if holds))
         if "sha256" in of:
             text += [" (SHA-256 ", Code(of["sha256"]), ")"]
         yield Paragraph((*text, "."))

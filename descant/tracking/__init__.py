@@ -5,6 +5,6 @@ A run itself knows no tracker: it is exported when it is finished, or again whil
 
 from __future__ import annotations
 
-from .export import Tracker, export
+from .export import export
 
-__all__ = ["Tracker", "export"]
+__all__ = ["export"]
