@@ -30,6 +30,10 @@ from .options import (
     MemoryUtilization,
     Overrides,
     PrefixCaching,
+    RayActors,
+    RayAddress,
+    RayGpus,
+    RayRows,
     RunFilePath,
     Word,
     many,
@@ -148,13 +152,19 @@ def run(
         File, option("The folder for completions.jsonl.", "the file's output")
     ] = None,
     format_: Formats = None,
+    ray: RayAddress = None,
+    ray_actors: RayActors = None,
+    ray_gpus: RayGpus = None,
+    ray_rows: RayRows = None,
 ) -> None:
     """Prompts to completions: to the screen, or as JSON lines into the run's output folder."""
+    from .cluster.command import run_rows
+    from .cluster.options import ray_options
     from .inputs.prompts import command_line_prompt, read_items
     from .inputs.runfile import RunFileError, read_run_file
     from .results.lock import check_free
     from .runs.processes import prints
-    from .runs.run import compiled, of_one_formula, run_to_folder
+    from .runs.run import compiled, of_one_formula
 
     run_file = read_run_file(
         file, set_ or [], capture=capture, enable_prefix_caching=enable_prefix_caching,
@@ -162,6 +172,9 @@ def run(
     )  # fmt: skip
     run_file = of_one_formula(run_file, formula)
     _check_chat(chat and not prompt, "--prompt")
+    on_ray = ray_options(ray, ray_actors, ray_gpus, ray_rows)
+    if on_ray is not None and prompt:
+        raise RunFileError("--ray is for the rows of a run file's data; leave out --prompt")
     if prompt:
         prompts = [command_line_prompt(argument, chat) for argument in prompt]
         completions = compiled(run_file).generate(prompts, **run_file.generate.model_dump())
@@ -173,7 +186,7 @@ def run(
     read_items(run_file.data)  # its mistakes, and another writer, are told before weights are read
     if prints():
         check_free(folder)
-    written = sum(1 for _ in run_to_folder(run_file, compiled(run_file), folder))
+    written = run_rows(run_file, folder, on_ray)
     if not prints():
         return
     lines = folder / "completions.jsonl"
@@ -193,21 +206,27 @@ def sweep(
     gpu_memory_utilization: MemoryUtilization = None,
     output: Annotated[File, option("The run's folder.", "the file's output")] = None,
     format_: Formats = None,
+    ray: RayAddress = None,
+    ray_actors: RayActors = None,
+    ray_gpus: RayGpus = None,
+    ray_rows: RayRows = None,
 ) -> None:
     """Every formula at every point over every prompt: decoded, scored, and set against each other.
 
     Killed and started again, it resumes where it stopped. With accelerate launch -m descant sweep
-    RUN.yaml, every process takes its share.
+    RUN.yaml, every process takes its share; with --ray, the nodes of a cluster do.
     """
+    from .cluster.command import sweep_rows
+    from .cluster.options import ray_options
     from .inputs.runfile import read_run_file
-    from .sweep import swept
 
     run_file = read_run_file(
         file, set_ or [], capture=capture, enable_prefix_caching=enable_prefix_caching,
         gpu_memory_utilization=gpu_memory_utilization,
     )  # fmt: skip
     folder = _folder(file, output, run_file.output)
-    swept(run_file, folder, console.for_tables())
+    on_ray = ray_options(ray, ray_actors, ray_gpus, ray_rows)
+    sweep_rows(run_file, folder, console.for_tables(), on_ray)
     _print_files(export(folder, format_ or [], by_point=True))
 
 
@@ -265,6 +284,7 @@ def inspect(
             "The folder for inspect.html and inspect.json.", "the file's output, or runs/inspect"
         ),
     ] = None,
+    figure: Annotated[File, option("A .png, .svg or .pdf of it as well.")] = None,
 ) -> None:
     """Why each token was chosen: the scores of every term and the reward for the candidates."""
     from .inputs.prompts import command_line_prompt
@@ -279,7 +299,12 @@ def inspect(
     run_file = of_one_formula(run_file, formula)
     inspection = inspected(run_file, command_line_prompt(prompt, chat), top, base)
     console.for_tables().print(table(inspection))
-    _print_files(write(inspection, output or Path(run_file.output or "runs/inspect")))
+    files = write(inspection, output or Path(run_file.output or "runs/inspect"))
+    if figure is not None:
+        from .report.inspection_figure import write_inspection_figure
+
+        files.append(write_inspection_figure(inspection, figure))
+    _print_files(files)
 
 
 @app.command()

@@ -81,3 +81,20 @@ Formats = Annotated[
     list[Format] | None,
     option("Write this format, too, for others' scripts; may be repeated.", "", "--format"),
 ]
+RayAddress = Annotated[
+    Word,
+    option(
+        "Rows go over a Ray cluster: that of this machine, one on it, or one at an address.", "",
+        "--ray", metavar="auto|local|ADDRESS",
+    ),
+]  # fmt: skip
+RayActors = Annotated[
+    int | None,
+    option("With --ray: decoders at once.", "one for each GPU, else each node", min=1),
+]
+RayGpus = Annotated[
+    float | None, option("With --ray: GPUs of each decoder.", "1 where there are some", min=0)
+]
+RayRows = Annotated[
+    int | None, option("With --ray: rows of one task.", "up to four batches", min=1)
+]

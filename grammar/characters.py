@@ -19,7 +19,7 @@ _KNOWN = {
     "!": ("a formula has no operator !", "write not before a condition"),
     "!=": ("a formula cannot compare with !=", _COMPARE),
     "^": ("a formula has no operator ^", "write ** for a power"),
-    "%": ("a formula has no operator %", "write a share as a number, such as 0.1"),
+    "%": ("a formula has no operator %", "write a share as 0.1; of numbers there is no remainder"),
     "~": ("a formula has no operator ~", "write not before a condition, or - before a term"),
     "$": ("a formula has no $", "write a declared parameter as its bare name"),
     "?": ("a formula has no ?", "write where(condition, x, y) to choose"),

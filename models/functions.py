@@ -18,6 +18,19 @@ IDS = "completion_ids"
 OFFERED = ("prompts", "completions", IDS)
 
 
+def is_python(path: str) -> bool:
+    """Whether a text names Python code, as ``rewards.py``, ``rewards.py:fn`` or ``module:fn`` do.
+
+    A hub id has no colon in it.
+    """
+    file, colon, name = path.rpartition(":")
+    if not colon:
+        return path.endswith(".py")
+    return name.isidentifier() and (
+        file.endswith(".py") or all(part.isidentifier() for part in file.split("."))
+    )
+
+
 class FunctionReward:
     """A reward that a Python function computes; made by ``descant.reward``.
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from functools import partial
-from typing import Any
+from functools import partial, wraps
+from typing import Any, Unpack
 
 from torch import Tensor
 
 from ..errors import ArgumentError
-from ..formula.request_fields import NO_FIELDS, fields_of
+from ..formula.request_fields import NO_FIELDS, Group, fields_of
 from ..models import Prompt, ids_of, prompt_of
 from ..models.cache_config import CacheConfig
 from ..models.text.chat import RawTextLog
@@ -19,13 +19,14 @@ from .engine.engine import Engine
 from .explain.inspection import Inspection, inspecting
 from .explain.plan_report import Report
 from .explain.prompt_view import PromptView, prompt_views
-from .fit.with_fit import WithFit
+from .fit.with_fit import ByRewards, WithFit
 from .hf.custom_generate import generate_with
 from .loops.decode import decode
 from .loops.loglikelihood import Likelihood, likelihoods
 from .loops.teacher_forcing import scores_along
 from .requests.build import RequestBuilder, refuse_search
 from .requests.completions import check_completion, pair_completions
+from .requests.hints import SamplerFields
 from .requests.per_row import at_least_one, draft_of
 from .requests.request import ADAPTIVE, RAW, Completion, Request, check_ids
 from .session import Session
@@ -51,9 +52,11 @@ class Decoder(WithFit, WithDeclaredModels):
         cache: CacheConfig | None = None,
         draft_binder: DraftBinder | None = None,
         make_asynchronous: Callable[[Decoder], Asynchronous] | None = None,
+        by_rewards: ByRewards | None = None,
     ) -> None:
         self._params, self._bound = dict(params or {}), bound
         self._make_asynchronous, self._asynchronous = make_asynchronous, None
+        self._by_rewards = by_rewards
         self._raw_text, self._draft_binder = raw_text or RawTextLog(), draft_binder
         self._builder = RequestBuilder(bound, self._params, self._raw_text)
         engine = Engine(bound, capture, graph_pool, cache)
@@ -62,7 +65,15 @@ class Decoder(WithFit, WithDeclaredModels):
         self.plan = Report(bound, self._params, engine.stats, engine.graphs, engine.cache)
         self.tokenizer, self.max_length = bound.tokenizer, bound.positions
 
-    __call__ = generate_with  # model.generate(…, custom_generate=decoder) looks at its signature
+    @wraps(generate_with)  # model.generate(…, custom_generate=decoder) looks at its signature
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """``generate``; or, called by a model's ``generate``, its decoding loop."""
+        by_model = "model" in kwargs or (args and hasattr(args[0], "generation_config"))
+        return generate_with(self, *args, **kwargs) if by_model else self.generate(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        params = f", params={self._params}" if self._params else ""
+        return f"Decoder({self._bound.plan.formula!r}{params})"
 
     def generate(
         self,
@@ -102,7 +113,7 @@ class Decoder(WithFit, WithDeclaredModels):
         continue_final_message: bool | None = None,
         batch_size: int = 32,
         progress: bool | None = None,
-        **others: Any,
+        **others: Unpack[SamplerFields],
     ) -> list[Completion]:
         """Complete one prompt or many.
 
@@ -158,6 +169,7 @@ class Decoder(WithFit, WithDeclaredModels):
                 assistant's last message goes on, and any other is answered.
             batch_size: rows decoded at once.
             progress: a progress bar; left out, only on a terminal and for more than one row.
+            others: the fields of a request that are in ``SamplerFields``.
 
         Returns:
             One completion per row, in the order of the prompts.
@@ -251,13 +263,13 @@ class Decoder(WithFit, WithDeclaredModels):
         sessions = self._sessions.values()
         return list({id(lane): lane for each in sessions for lane in each.bound.lanes}.values())
 
-    def session_of(self, draft: str | None, fields: tuple[bool, bool] = NO_FIELDS) -> Session:
+    def session_of(self, draft: str | None, fields: Group = NO_FIELDS) -> Session:
         """What decodes with drafts of a source and fields of requests, over the same lanes.
 
         Raises:
             FormulaError, ModelError, ArgumentError: there can be no such draft.
         """
-        key = draft, tuple(fields)
+        key = draft, Group(*fields)
         if key not in self._sessions:
             bound = with_fields(self._bound, fields)
             if draft is not None:

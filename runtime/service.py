@@ -16,7 +16,7 @@ from typing import Any
 
 from ..errors import ArgumentError
 from ..formula import Names, Plan, make_plan
-from ..formula.request_fields import NO_FIELDS
+from ..formula.request_fields import NO_FIELDS, Group
 from ..models import Heads, ModelError, ModelSpec, cuda_graph
 from ..models.cache_config import CacheConfig
 from ..models.images.sources import FILES
@@ -197,7 +197,7 @@ class Service(SharedSlots, Counts):
 
     def decoder(
         self, formula: str, params: Mapping[str, float] | None = None,
-        fields: tuple[bool, bool] = NO_FIELDS, draft: str | None = None,
+        fields: Group = NO_FIELDS, draft: str | None = None,
         plan: Plan | None = None,
     ) -> Served:  # fmt: skip
         """A formula that requests may be submitted to; its weights are read, its slots reserved.

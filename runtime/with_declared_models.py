@@ -40,6 +40,7 @@ class WithDeclaredModels:
     _raw_text: RawTextLog
     _draft_binder: DraftBinder | None
     _make_asynchronous: Any
+    _by_rewards: Any
     _asynchronous: Asynchronous | None
 
     @property
@@ -62,7 +63,7 @@ class WithDeclaredModels:
         engine, kind = self.session.engine, cast(Any, type(self))
         decoder: Self = kind(
             bound, params, engine.capture, self._raw_text, None, engine.cache, models,
-            self._make_asynchronous,
+            self._make_asynchronous, self._by_rewards,
         )  # fmt: skip
         return decoder
 

@@ -33,7 +33,20 @@ def read_items(data: Data) -> list[Item]:
     Raises:
         RunFileError: there are none, or a row has no usable prompt; names the row.
     """
-    items: dict[int | str, Item] = {}
+    return [item for item, _ in read_rows(data)]
+
+
+def read_rows(
+    data: Data, check: Callable[[Row, str], object] = lambda row, where: None
+) -> list[tuple[Item, Any]]:
+    """The prompts, and what ``check`` makes of each row, its content and where it is.
+
+    ``check`` raises a ``RunFileError`` for a row that cannot be used.
+
+    Raises:
+        RunFileError: as ``read_items``.
+    """
+    items: dict[int | str, tuple[Item, Any]] = {}
     skipped = 0
     try:
         for number, where, row in _rows(data):
@@ -41,8 +54,9 @@ def read_items(data: Data) -> list[Item]:
                 break
             try:
                 item = _item(number, where, row, data)
+                content = check(row, where)
                 if item.id in items:
-                    first = items[item.id].where
+                    first = items[item.id][0].where
                     raise RunFileError(
                         f"{where}: the id {quoted(item.id)} is there already, at {first}"
                     )
@@ -50,7 +64,7 @@ def read_items(data: Data) -> list[Item]:
                 _skip(error, data)
                 skipped += 1
             else:
-                items[item.id] = item
+                items[item.id] = item, content
     except DataError as error:
         raise RunFileError(str(error)) from error
     if not items:

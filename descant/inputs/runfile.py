@@ -18,6 +18,7 @@ from ..models import Heads
 from ..models.cache_config import CacheConfig
 from ..models.checkpoint.spec import ModelSpec
 from .constraints import schema_of, structured_outputs_of, with_files
+from .fit_section import FitSection
 from .grid import Point, points_of
 from .merge import bases_of, with_brackets
 from .sections import (
@@ -72,6 +73,7 @@ class RunFile(Strict):
     generate: Generate = Generate()
     data: Data | None = None
     sweep: dict[str, Any] | list[dict[str, Any]] | None = None
+    fit: FitSection | None = None
     merge: dict[str, str] = Field(default_factory=dict)
     score: dict[str, ScoreSpec] | None = None
     front: Front = Front()
@@ -289,4 +291,8 @@ def _with_paths(folder: Path, run: RunFile) -> RunFile:
         paths = {key: relative_to(folder, getattr(section, key)) for key in keys if section}
         return section and section.model_copy(update=paths)
 
-    return run.model_copy(update={k: resolved(getattr(run, k), keys) for k, keys in _PATHS.items()})
+    update = {k: resolved(getattr(run, k), keys) for k, keys in _PATHS.items()}
+    if run.fit is not None:
+        fitted = resolved(run.fit.data, _PATHS["data"])
+        update["fit"] = run.fit.model_copy(update={"data": fitted})
+    return run.model_copy(update=update)

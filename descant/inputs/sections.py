@@ -16,6 +16,7 @@ from pydantic import (
 
 from ..formula.algebra.drafting import LONGEST_DRAFT
 from ..formula.words.signature import MOST
+from ..models.functions import is_python
 
 FREE = ("length", "distinct_1", "distinct_2", "rep_2", "rep_3", "rep_4", "diversity")
 COSTS = ("tokens", "seconds", "tokens_per_second")
@@ -72,6 +73,17 @@ class Generate(Strict):
     repetition_penalty: FiniteFloat | None = Field(default=None, gt=0, le=MOST)
     presence_penalty: FiniteFloat | None = None
     frequency_penalty: FiniteFloat | None = None
+    no_repeat_ngram_size: int | None = Field(default=None, ge=0)
+    typical_p: FiniteFloat | None = Field(default=None, gt=0, le=1)
+    epsilon_cutoff: FiniteFloat | None = Field(default=None, ge=0, le=1)
+    eta_cutoff: FiniteFloat | None = Field(default=None, ge=0, le=1)
+    top_n_sigma: FiniteFloat | None = None
+    xtc_probability: FiniteFloat | None = Field(default=None, ge=0, le=1)
+    xtc_threshold: FiniteFloat | None = Field(default=None, ge=0, le=1)
+    dry_multiplier: FiniteFloat | None = Field(default=None, ge=0)
+    dry_base: FiniteFloat | None = Field(default=None, ge=1)
+    dry_allowed_length: int | None = Field(default=None, ge=1)
+    dry_sequence_breakers: list[str] | None = None
     logit_bias: dict[Annotated[int, Field(ge=0)], FiniteFloat] | None = None
     min_tokens: int | None = Field(default=None, ge=0)
     ignore_eos: bool = False
@@ -156,6 +168,9 @@ class ScoreSpec(Strict):
             raise ValueError("name one of reward, perplexity, kl, coherence and recovered")
         if (self.recovered is None) != (self.between is None):
             raise ValueError("write {recovered: a score, between: [a formula, another]}")
+        if self.reward is not None and is_python(self.reward):
+            cure = "in Python: descant.score(descant.reward(fn), prompts, texts)"
+            raise ValueError(f"{self.reward} is Python code, which nothing here runs; {cure}")
         return self
 
     @property

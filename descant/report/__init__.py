@@ -16,13 +16,14 @@ from ..results.lock import PAGES, WAIT, writing
 from .content import content_of
 from .figures import write_figures
 from .forest import write_forest
+from .inspection_figure import inspection_figure
 from .page import page
 
 if TYPE_CHECKING:
     from ..results.frames import Results
     from ..runtime import Inspection
 
-__all__ = ["inspection_page", "write"]
+__all__ = ["inspection_figure", "inspection_page", "write"]
 REPORT, INSPECTION = "report.html", "inspect.json"
 
 

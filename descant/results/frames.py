@@ -50,6 +50,10 @@ class Results:
     front: dict[str, Any]
     effects: DataFrame
 
+    def _repr_html_(self) -> str:
+        """The points, for a notebook."""
+        return str(self.points._repr_html_())  # type: ignore[operator]
+
 
 def load(folder: str | Path) -> Results:
     """Read a run's folder.

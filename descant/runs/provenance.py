@@ -6,6 +6,7 @@ import json
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -39,7 +40,7 @@ def provenance(device: str, dtype: str | None, seed: int) -> dict[str, Any]:
     }
 
 
-def record(folder: Path, **more: Any) -> None:
+def add_to_meta(folder: Path, more: Mapping[str, Any]) -> None:
     """Add to a folder's ``meta.json``; one that cannot be read is written anew."""
     file, meta = folder / META, {}
     with suppress(ValueError), reading(file):

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 from ..api import where
 from ..errors import DescantError
 from ..grammar import FormulaError, did_you_mean
-from ..inputs.expand import Row
+from ..inputs.expand import Row, key_of
 from ..inputs.prompts import read_items, readable
 from ..inputs.runfile import RunFile, RunFileError
 from ..inputs.sections import FORMULA
-from ..results.folder import COMPLETIONS, META, Journal
+from ..results.folder import COMPLETIONS, META, Journal, Record
 from .origins import origins
-from .processes import this_process, world_size
-from .provenance import now, provenance, record
+from .processes import prints, this_process, world_size
+from .provenance import add_to_meta, now, provenance
 from .resume import resumed
 
 if TYPE_CHECKING:
@@ -100,7 +100,29 @@ def decode_readable(
         return rows, decode(rows) if rows else iter(())
 
 
-def run_to_folder(run: RunFile, decoder: Decoder, folder: Path) -> Iterator[dict[str, Any]]:
+def records(
+    run: RunFile, decoder: Decoder, rows: Sequence[Row], progress: bool | None = None
+) -> Iterator[Record]:
+    """Complete rows, all samples of a prompt next to each other.
+
+    Yields:
+        The line of each row when its completion ends.
+
+    Raises:
+        RunFileError: a prompt that cannot be read; names its row.
+    """
+    generate, samples = run.generate.model_dump(), run.generate.num_return_sequences
+
+    def decode(rows: Sequence[Row]) -> Completed:
+        prompts = [row.item.prompt for row in rows[::samples]]
+        return decoder.as_completed(prompts, progress=progress, **generate)
+
+    rows, completions = decode_readable(rows, run, decoder, decode)
+    for index, completion in completions:
+        yield rows[index].record(completion, run)
+
+
+def run_to_folder(run: RunFile, decoder: Decoder, folder: Path) -> Iterator[Record]:
     """Complete the run's prompts into ``folder``, but for those that it holds.
 
     Of several processes that decode together, the first writes ``completions.jsonl``.
@@ -111,35 +133,45 @@ def run_to_folder(run: RunFile, decoder: Decoder, folder: Path) -> Iterator[dict
     Raises:
         RunFileError: the folder holds another run, or the data cannot be read.
     """
+    progress = None if prints() else False
+
+    def about() -> dict[str, Any]:
+        _, device = where(run.dtype, run.device)
+        known = provenance(device, run.dtype, run.generate.seed)
+        return {**known, "plan": {FORMULA: str(decoder.plan)}}
+
+    decode = partial(records, run, decoder, progress=progress)
+    yield from rows_to_folder(run, decode, folder, about)
+
+
+def rows_to_folder(
+    run: RunFile,
+    decode: Callable[[Sequence[Row]], Iterator[Record]],
+    folder: Path,
+    about: Callable[[], dict[str, Any]] | None = None,
+) -> Iterator[Record]:
+    """As ``run_to_folder``; ``decode`` makes the lines of rows, in any order.
+
+    ``about`` is the content of ``meta.json`` before the first of them.
+    """
     if run.data is None:
         raise RunFileError("the run file has no data; add data: {path: …}, or give --prompt")
     items, process = read_items(run.data), this_process(run.device)
-    generate = run.generate.model_dump()
-    samples, seed = run.generate.num_return_sequences, run.generate.seed
-
-    def decode(rows: Sequence[Row]) -> Completed:
-        prompts = [row.item.prompt for row in rows[::samples]]
-        return decoder.as_completed(prompts, progress=None if process.first else False, **generate)
-
     with resumed(run, folder, items, process, sweeps=False) as done:
-        rows: Sequence[Row] = [
-            Row(FORMULA, 0, run.params, item, sample, seed)
+        rows = [
+            Row(FORMULA, 0, run.params, item, sample, run.generate.seed)
             for item in items
-            for sample in range(samples)
+            for sample in range(run.generate.num_return_sequences)
         ]
         missing = {row.item.id for row in rows if row.key not in done}
         if not missing:
             return
-        rows = [row for row in rows if row.item.id in missing]
-        rows, completions = decode_readable(rows, run, decoder, decode)
         journal = Journal(folder, COMPLETIONS)
-        if process.first and not (folder / META).is_file():
-            about = provenance(where(run.dtype, run.device)[1], run.dtype, run.generate.seed)
-            record(folder, **about, plan={FORMULA: str(decoder.plan)})
-        for index, completion in completions:
-            if process.first and rows[index].key not in done:
-                line = rows[index].record(completion, run)
-                journal.add([line])
-                yield line
+        if process.first and about is not None and not (folder / META).is_file():
+            add_to_meta(folder, about())
+        for record in decode([row for row in rows if row.item.id in missing]):
+            if process.first and key_of(record) not in done:
+                journal.add([record])
+                yield record
         if process.first:
-            record(folder, finished=now(), **origins(run, len(items)))
+            add_to_meta(folder, {"finished": now(), **origins(run, len(items))})

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ..extras import MissingExtra
 from ..inputs.expand import settings_of
 from ..inputs.runfile import RunFile
+from .source import Source
 from .work import sweep
 
 if TYPE_CHECKING:
@@ -16,13 +17,15 @@ if TYPE_CHECKING:
 __all__ = ["settings_of", "sweep", "swept"]
 
 
-def swept(run: RunFile, folder: Path, console: Console) -> None:
+def swept(run: RunFile, folder: Path, console: Console, source: Source | None = None) -> None:
     """Sweep, then write and show the tables; a plain install prints what tables need.
+
+    ``source`` decodes and scores; left out, this process does.
 
     Raises:
         RunFileError, FormulaError, ModelError: as ``sweep``.
     """
-    if not sweep(run, folder):
+    if not sweep(run, folder, source):
         return
     try:
         from ..report import write as report

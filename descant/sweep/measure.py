@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,7 @@ from .rewards import measure_rewards, reward_expressions
 if TYPE_CHECKING:
     from ..runs.models import Models
 
+Known = tuple[Record, frozenset[str]]  # a completion, and the names of the scores that it has
 Values = Sequence[float | None]  # one per record; None where the score has no value
 
 
@@ -64,8 +65,10 @@ def _check_tokens(model: str, models: Models, settings: Sequence[Setting]) -> No
             raise ModelError(error.problem, cure, model) from None
 
 
-def measure(work: Work, models: Models) -> None:
+def measure(work: Work, score: Callable[[Sequence[Known]], Iterable[list[Record]]]) -> None:
     """Score the completions of this process's prompts, except where a score is known.
+
+    ``score`` makes the lines of what is missing, as ``score_lines`` does.
 
     Raises:
         RunFileError: a score that is not finite; names the completion. ModelError: a text that a
@@ -76,28 +79,36 @@ def measure(work: Work, models: Models) -> None:
     order = {item.id: i for i, item in enumerate(work.items)}
     formulas, process = {setting.name for setting in work.settings}, work.process
     mine = [
-        record
+        (record, frozenset(known.get(key_of(record), ())))
         for record in work.journal(COMPLETIONS).records()
         if record["formula"] in formulas
         and order.get(record["id"], -1) % process.count == process.rank
     ]
+    for lines in score(mine):
+        journal.add(lines)
+
+
+def score_lines(
+    run: RunFile, models: Models, completions: Sequence[Known], shown: bool
+) -> Iterator[list[Record]]:
+    """The lines of scores that completions do not have, some at a time."""
 
     def unscored(name: str) -> list[Record]:
-        return [record for record in mine if name not in known.get(key_of(record), ())]
+        return [record for record, known in completions if name not in known]
 
-    journal.add(
+    yield [
         line(record, word_measures(record["text"] or "", len(record["token_ids"])))
         for record in unscored("length")
-    )
-    measure_rewards(work, models, unscored)
-    for name, score in (work.run.score or {}).items():
+    ]
+    yield from measure_rewards(run, models, unscored, shown)
+    for name, score in (run.score or {}).items():
         records = unscored(name)
         if not records or score.recovered or score.reward:
             continue
         values_of, close = _scorer(name, score, models)
-        for chunk in chunks(name, records, process.first):
+        for chunk in chunks(name, records, shown):
             scored = zip(chunk, values_of(chunk), strict=True)
-            journal.add(line(r, {name: value}) for r, value in scored if value is not None)
+            yield [line(r, {name: value}) for r, value in scored if value is not None]
         close()
 
 

@@ -10,10 +10,10 @@ from ..grammar import FormulaError
 from ..inputs.expand import Key, key_of, without_temperature
 from ..inputs.runfile import RunFile
 from ..models import ModelSpec
-from ..results.folder import SCORES, Record
+from ..results.folder import Record
 from ..scoring.expressions import models_of, reward_expression, value_of
 from ..scoring.rewards import RewardScorer
-from .lines import Work, chunks, line
+from .lines import chunks, line
 
 if TYPE_CHECKING:
     from ..runs.models import Models
@@ -39,16 +39,16 @@ def reward_expressions(run: RunFile, specs: Mapping[str, ModelSpec]) -> dict[str
 
 
 def measure_rewards(
-    work: Work, models: Models, unscored: Callable[[str], Sequence[Record]]
-) -> None:
+    run: RunFile, models: Models, unscored: Callable[[str], Sequence[Record]], shown: bool
+) -> Iterator[list[Record]]:
     """Score completions by reward expressions, model by model; ``unscored`` by a score's name.
 
-    A score is written as soon as its last model has read the answer.
+    Yields:
+        Lines, of each score as soon as its last model has read the answer.
 
     Raises:
         RunFileError: a score that is not finite. ModelError: a text that a model cannot read.
     """
-    run, journal = work.run, work.journal(SCORES)
     expressions = reward_expressions(run, models.specs)
     missing = {name: {key_of(each): each for each in unscored(name)} for name in expressions}
     wanted = {name: models_of(each) for name, each in expressions.items() if missing[name]}
@@ -73,10 +73,10 @@ def measure_rewards(
         records = {key: record for name in names for key, record in missing[name].items()}
         options = model, models.specs, models.dtype, models.device, models.loaded
         scorer = RewardScorer(*options, raw_text=models.raw_text)
-        for chunk in chunks(model, [*records.values()], work.process.first):
+        for chunk in chunks(model, [*records.values()], shown):
             texts = [record["text"] or "" for record in chunk]
             values = scorer.scores([record["prompt"] for record in chunk], texts)
             for record, value in zip(chunk, values, strict=True):
                 rewards.setdefault(key_of(record), {})[model] = value
-            journal.add(lines(names, chunk))
+            yield [*lines(names, chunk)]
         scorer.close()

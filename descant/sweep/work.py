@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..api import declared
 from ..disk import reading, replace
-from ..inputs.expand import Key, Setting, drafting_models, rows_of, rows_of_rank, settings_of
+from ..inputs.expand import Key, rows_of, rows_of_rank, settings_of
 from ..inputs.prompts import read_items
 from ..inputs.runfile import RunFile, RunFileError
 from ..results.effects import reference_of
@@ -24,18 +22,18 @@ from ..runs.origins import origins
 from ..runs.processes import this_process
 from ..runs.provenance import now, provenance
 from ..runs.resume import gather, resumed
-from ..scoring.expressions import models_of
-from .decode import decode
 from .lines import Work
 from .measure import check_scores, measure
-from .rewards import reward_expressions
+from .source import InProcess, Source, decode
 
 _log = logging.getLogger(__name__)
 _INTERVAL = 5.0  # seconds between two writes of the cost so far
 
 
-def sweep(run: RunFile, folder: Path) -> bool:
+def sweep(run: RunFile, folder: Path, source: Source | None = None) -> bool:
     """Decode and score every row of a run that ``folder`` does not hold yet.
+
+    ``source`` decodes and scores; left out, this process does.
 
     Returns whether this is the first process, which gathers the lines of all.
 
@@ -56,7 +54,9 @@ def sweep(run: RunFile, folder: Path) -> bool:
     read = set().union(*(declared_models(run, setting) for setting in settings))
     free = set(run.models) - read
     with resumed(run, folder, items, process, sweeps=True, free=free) as done:
-        clock = _decode_and_score(work, done)
+        if source is None:
+            source = InProcess(run, settings, process.device, process.first)
+        clock = _decode_and_score(work, done, source)
         if process.first:
             gather(folder)
             records = Journal(folder, COMPLETIONS).records()
@@ -65,58 +65,46 @@ def sweep(run: RunFile, folder: Path) -> bool:
     return process.first
 
 
-def _decode_and_score(work: Work, done: set[Key]) -> Clock:
+def _decode_and_score(work: Work, done: set[Key], source: Source) -> Clock:
     run, process = work.run, work.process
     together = run.parallel is not None  # every process decodes every row
-    models = Models(run, process.device)
-    check_scores(run, models, work.settings)
-    clock = Clock(work, models)
+    check_scores(run, source.models, work.settings)
+    clock = Clock(work, source.models, source.device)
     journal = work.journal(COMPLETIONS)
     clock.write()
-    for number, setting in enumerate(work.settings):
+    for setting in work.settings:
         every = rows_of(run, setting, work.items)
         rows = [row for row in every if row.key not in done]
         mine = rows if together else rows_of_rank(rows, process.rank, process.count)
         if mine:
             clock.start()
-            for record in decode(models, setting, mine, len(every) - len(rows), process.first):
+            for record in decode(source, setting, mine, len(every) - len(rows), process.first):
                 if process.first or not together:
                     journal.add([record])
                 clock.add(len(record["token_ids"]))
-        models.keep(_models_of(run, work.settings[number + 1 :]))
     clock.write()
     process.wait()
     if process.first:
         gather(work.folder)
     process.wait()
-    measure(work, models)
+    measure(work, source.score)
     process.wait()
     return clock
 
 
-def _models_of(run: RunFile, settings: Sequence[Setting]) -> set[str]:
-    """The models of some formulas, of what drafts for them, and of the scores."""
-    scores = models_of_scores(run) | drafting_models(run, run.models)
-    return scores.union(*(declared_models(run, setting) for setting in settings))
-
-
-def models_of_scores(run: RunFile) -> set[str]:
-    """The declared models that score."""
-    scores = {score.model for score in (run.score or {}).values() if score.model}
-    expressions = reward_expressions(run, declared(run.models)).values()
-    return scores | {name for expression in expressions for name in models_of(expression)}
-
-
 class Clock:
-    """What a run has cost so far, in ``meta.json``; a run that resumes adds to it."""
+    """What a run has cost so far, in ``meta.json``; a run that resumes adds to it.
 
-    def __init__(self, work: Work, models: Models) -> None:
+    ``device`` is what decodes; left out, the models' device.
+    """
+
+    def __init__(self, work: Work, models: Models, device: str | None = None) -> None:
         self._file, self._writes = work.folder / META, work.process.first
         self._plans, run = models.plans, work.run
         self._last = self._written = time.perf_counter()
         self._meta = _earlier_costs(self._file)
         if not self._meta:
-            self._meta = provenance(models.device, run.dtype, run.generate.seed)
+            self._meta = provenance(device or models.device, run.dtype, run.generate.seed)
         for key, value in (("plan", {}), ("seconds", 0.0), ("tokens", 0)):
             self._meta.setdefault(key, value)
         self._meta.pop("finished", None)

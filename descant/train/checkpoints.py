@@ -9,13 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, reduce
 from safetensors import SafetensorError, safe_open
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import rotate_checkpoints
@@ -62,6 +64,24 @@ class MissedEvaluation(TrainerCallback):
                    for row in state.log_history)  # fmt: skip
         if state.epoch and state.epoch == int(state.epoch) and not done:
             self._evaluate()
+
+
+class TimeLimit(TrainerCallback):
+    """Ends a training after so many seconds, with a checkpoint that the same command goes on from.
+
+    Attributes:
+        reached: whether it has ended the training before its last step.
+    """
+
+    def __init__(self, seconds: float, start: float) -> None:
+        self._end, self.reached = start + seconds, False
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        over = torch.tensor(float(time.perf_counter() >= self._end), device=args.device)
+        if args.world_size > 1:
+            over = reduce(over, "sum")  # all processes stop at one step
+        if over > 0 and state.global_step < state.max_steps:
+            self.reached = control.should_save = control.should_training_stop = True
 
 
 def _rotate(folder: Path, limit: int | None, best: str | None) -> None:

@@ -6,6 +6,7 @@ process runs this, and only the first one writes.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -24,7 +25,7 @@ from ..models import ModelError
 from ..models.checkpoint.description import Description
 from ..runs.provenance import revision
 from .batches import Collator, Row
-from .checkpoints import CheckpointTrainer, MissedEvaluation, newest_complete
+from .checkpoints import CheckpointTrainer, MissedEvaluation, TimeLimit, newest_complete
 from .encode import Counts, Encoder, shortened
 from .examples import Example, read_examples
 from .folder import claim, held
@@ -47,11 +48,12 @@ OURS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished training: its folder, its last metrics and its counts of rows."""
+    """A training: its folder, its last metrics, its counts of rows, and whether it is finished."""
 
     folder: Path
     metrics: dict[str, float]
     rows: dict[str, Counts]
+    finished: bool = True
 
 
 def train(recipe: TrainFile, say: Callable[[str], None] = print) -> Trained:
@@ -93,11 +95,17 @@ def _train(
     trainer = _trainer(recipe, description, arguments, rows, teacher, examples)
     if checkpoint:
         log(f"resumes from {checkpoint}")
-    _fit(recipe, trainer, description, checkpoint)
-    history = trainer.state.log_history
+    limit = TimeLimit(recipe.max_time or math.inf, start)
+    trainer.add_callback(limit)
+    _fit(recipe, trainer, description, checkpoint, limit)
+    history, step = trainer.state.log_history, trainer.state.global_step
+    last = trainer.state.max_steps
     trainer.accelerator.free_memory()
     del trainer
     metrics = {key: value for entry in history for key, value in entry.items()}  # the newest
+    if limit.reached:
+        log(f"{folder}: stopped at step {step} of {last}, by max_time; the same command goes on")
+        return Trained(folder, metrics, counts, finished=False)
     if is_first:
         try:
             draw_curve(folder, history)
@@ -127,10 +135,15 @@ def _train(
     return Trained(folder, metrics, counts)
 
 
-def _fit(recipe: TrainFile, trainer: Trainer, description: Description, last: str | None) -> None:
+def _fit(
+    recipe: TrainFile, trainer: Trainer, description: Description, last: str | None,
+    limit: TimeLimit,
+) -> None:  # fmt: skip
     if last is not None and trainer.args.eval_strategy == IntervalStrategy.EPOCH:
         trainer.add_callback(MissedEvaluation(trainer.evaluate))
     trainer.train(resume_from_checkpoint=last)
+    if limit.reached:
+        return
     steps = [row["step"] for row in trainer.state.log_history if "eval_loss" in row]
     if trainer.eval_dataset is not None and steps[-1:] != [trainer.state.global_step]:
         trainer.evaluate()
@@ -156,7 +169,7 @@ def training_arguments(recipe: TrainFile) -> TrainingArguments:
 
 def resolved(recipe: TrainFile, teacher: Teacher | None = None) -> dict[str, Any]:
     """A train file's content with its defaults and its teacher, without the output folder."""
-    left_out = {"output", "check"}  # they change nothing of what is learnt
+    left_out = {"output", "check", "max_time"}  # they change nothing of what is learnt
     content = recipe.model_dump(mode="json", exclude=left_out, exclude_none=True)
     for key, methods in ONLY_OF.items():
         if recipe.method not in methods:

@@ -111,6 +111,7 @@ class TrainFile(Strict):
         prefixes: of ``reward``: the share of pairs that are cut to a random number of response
             tokens, for rewards of unfinished texts.
         training: transformers' ``TrainingArguments``.
+        max_time: seconds after which the training stops; the same command goes on from there.
         check: of ``arm``, ``dpo`` and ``sft``: what the model does to answers in the end; null for
             nothing.
         output: the folder to write.
@@ -130,6 +131,7 @@ class TrainFile(Strict):
     too_long: Literal["truncate", "drop"] | None = None
     prefixes: float = Field(default=0.0, ge=0, le=1)
     training: dict[str, Any] = Field(default_factory=dict)
+    max_time: FiniteFloat | None = Field(default=None, gt=0)
     check: Check | None = Field(default_factory=Check)
     output: str
 

@@ -28,6 +28,7 @@ from ...grammar.tree import left_spine
 from ...grammar.unrolled import Steps, unrolled
 from ..names import ANSWER_LENGTH, IN_A_STEP, NOIMAGE, NONE, SCALAR_FUNCTIONS, STATE, Names, called
 from ..words.arguments import MatchedArguments, match_arguments
+from ..words.hints import is_known, operator_hint, stage_hint
 from ..words.operators import OPERATORS, STAGED, Head
 from ..words.signature import Signature
 from ..words.stages import STAGES, Particles, Search, Stage
@@ -249,8 +250,8 @@ class Checker(
             raise self.error(f"{name} is a stage, not an operator", node.span, cure)
         else:
             known = self.names.is_model(name) or name in self.names.params
-            cure = f"{name} takes no arguments" if known else did_you_mean(name, called())
-            more = "" if known or cure.endswith("?") else EXTENDING
+            cure = f"{name} takes no arguments" if known else operator_hint(name, called())
+            more = "" if known or cure.endswith("?") or is_known(name) else EXTENDING
             raise self.error(f"there is no operator {name}", node.function.span, cure, more)
         return True
 
@@ -308,8 +309,8 @@ class Checker(
         """As ``check_stage``, for what checks the nodes around it."""
         name = call.function.name
         if name not in STAGES:
-            span, cure = call.function.span, did_you_mean(name, STAGES)
-            more = "" if cure.endswith("?") else EXTENDING
+            span, cure = call.function.span, stage_hint(name, STAGES)
+            more = "" if cure.endswith("?") or is_known(name) else EXTENDING
             raise self.error(f"there is no stage {name}", span, cure, more)
         yield self._arguments(call, STAGES[name])
         return self.stage_of(call, STAGES[name])

@@ -24,7 +24,7 @@ class Limits:
     """The values that a number may have: ``low`` to ``high``, without ``low`` where ``above``.
 
     A number of ``tokens`` is at most the size of the vocabulary. One that ``divides`` scores is at
-    least ``LEAST``.
+    least ``LEAST``. What a step works on is as large as the largest that ``sizes`` it.
     """
 
     low: float = -float("inf")
@@ -33,6 +33,7 @@ class Limits:
     integer: bool = False
     tokens: bool = False
     divides: bool = False
+    sizes: bool = False
 
     @property
     def words(self) -> str:

@@ -114,6 +114,65 @@ class FrequencyPenalty(Stage, name="frequency_penalty"):
 
 
 @dataclass(frozen=True)
+class TypicalP(Stage, name="typical_p"):
+    """Keeps tokens as surprising as the scores are, up to the mass p (TypicalLogitsWarper)."""
+
+    on_shift = Shift.PASSED
+    p: Any = number(low=0, high=1, above=True)
+
+
+@dataclass(frozen=True)
+class EpsilonCutoff(Stage, name="epsilon_cutoff"):
+    """Masks tokens less probable than x, but for the best (transformers' EpsilonLogitsWarper)."""
+
+    on_shift = Shift.PASSED
+    x: Any = number(low=0, high=1)
+
+
+@dataclass(frozen=True)
+class EtaCutoff(Stage, name="eta_cutoff"):
+    """Masks below `min(x, sqrt(x)*exp(-entropy))`, but for the best (EtaLogitsWarper)."""
+
+    on_shift = Shift.PASSED
+    x: Any = number(low=0, high=1)
+
+
+@dataclass(frozen=True)
+class TopNSigma(Stage, name="top_n_sigma"):
+    """Keeps scores within n standard deviations of the best (llama.cpp's top-n-sigma)."""
+
+    on_shift = Shift.PASSED
+    n: Any = number(low=0)
+
+
+@dataclass(frozen=True)
+class Xtc(Stage, name="xtc"):
+    """By chance, masks tokens of at least the threshold but for the least probable (XTC)."""
+
+    on_shift = Shift.PASSED
+    probability: Any = number(low=0, high=1)
+    threshold: Any = number(0.1, low=0, high=1)
+
+
+@dataclass(frozen=True)
+class NoRepeatNgram(Stage, name="no_repeat_ngram"):
+    """Masks what would end an n-gram of the text again (NoRepeatNGramLogitsProcessor)."""
+
+    on_shift = Shift.PASSED
+    n: Any = number(low=0, high=64, integer=True, static=True, sizes=True)
+
+
+@dataclass(frozen=True)
+class Dry(Stage, name="dry"):
+    """Takes `multiplier*base**(match - allowed_length)` from what would repeat a match (DRY)."""
+
+    on_shift = Shift.PASSED
+    multiplier: Any = number(low=0)
+    base: Any = number(1.75, low=1)
+    allowed_length: Any = number(2, low=1, integer=True)
+
+
+@dataclass(frozen=True)
 class MinTokens(Stage, name="min_tokens"):
     """Masks the tokens that end a row while fewer than n are drawn (vLLM's min_tokens)."""
 

@@ -17,7 +17,7 @@ from pydantic import (
 
 from ...errors import quoted
 from ..errors import ModelError
-from ..functions import FunctionReward
+from ..functions import FunctionReward, is_python
 from ..invalid import explain
 
 _QUANTIZED = "write quantization: {quant_method: bitsandbytes, load_in_4bit: true}"
@@ -165,6 +165,13 @@ class ModelSpec(BaseModel):
     steps: Steps | None = None
     reasoning: Marks | None = None
     trust_remote_code: bool = False
+
+    @field_validator("path")
+    @classmethod
+    def _no_code(cls, path: str | None) -> str | None:
+        if path is not None and is_python(path) and not os.path.isdir(path):
+            raise ValueError(f"{quoted(path)} is Python code, which nothing here runs; {_FUNCTION}")
+        return path
 
     @field_validator("model")
     @classmethod

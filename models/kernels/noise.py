@@ -30,12 +30,12 @@ def gumbel(keys: Tensor, steps: Tensor, vocabulary: int) -> Tensor:
     return _uniform(keys, steps, tokens).log_().neg_().log_().neg_()
 
 
-def uniform(keys: Tensor, steps: Tensor) -> Tensor:
+def uniform(keys: Tensor, steps: Tensor, token: int = -1) -> Tensor:
     """``(slots, 1)`` float32 above 0 and below 1: of a step itself, as if it were the token -1.
 
-    The same bits on any device. The arguments are those of ``gumbel``.
+    The same bits on any device. The other arguments are those of ``gumbel``.
     """
-    return _uniform(keys, steps, torch.full((1,), -1, dtype=torch.int32, device=keys.device))
+    return _uniform(keys, steps, torch.full((1,), token, dtype=torch.int32, device=keys.device))
 
 
 def uniform_on_host(key: tuple[int, int], step: int, token: int = -1) -> float:

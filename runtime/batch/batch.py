@@ -304,7 +304,7 @@ class Batch:
         bound, row_maps = self.bound, self.row_maps
         self.state = state = SlotState(
             self.device, self.most, len(bound.scalars), sum(lane_rows), len(row_maps),
-            bound.vocabulary, bound.search_columns, bound.tables, bound.thinks,
+            bound.vocabulary, bound.search_columns, bound.tables, bound.thinks, self.capacity,
         )  # fmt: skip
         device = state.mirror.device
         self.values, self.temperatures = device.values, device.temperatures

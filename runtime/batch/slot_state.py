@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ...models.upload import Changes, Mirror, fill
 from ..requests.request import PROCESSED, Request
-from ..scores.token_tables import BIAS, COUNTS, ENDS, SEEN, TokenTable, filled
+from ..scores.token_tables import BIAS, BREAKS, COUNTS, ENDS, SEEN, TEXT, TokenTable, filled
 
 
 class Start(NamedTuple):
@@ -83,12 +83,13 @@ class SlotState:
         scored: language models that value the texts of a search.
         tables: that stages look at.
         thinks: whether it is told which texts are in a thought.
+        capacity: tokens of a text at most.
 
     Attributes:
         mirror: what steps read and the host writes, of slots, lanes' rows and row maps.
         search_scores: ``(slots, scored)`` float32, each text's log-probability by the language
             models of a search, or None; and ``scores_before`` the last step.
-        tables: ``(slots, V)`` each, of the texts.
+        tables: ``(slots, V)`` each, of the texts; the text itself, ``(slots, capacity)``.
         thoughts: ``(slots,)`` int64, the state of each text among the marks of thought, or None.
         answers: per slot, what it has drawn, as far as somebody keeps it (``note``); None where the
             device alone knows.
@@ -107,6 +108,7 @@ class SlotState:
         scored: int,
         tables: Sequence[TokenTable] = (),
         thinks: bool = False,
+        capacity: int = 0,
     ) -> None:
         self._slots, self.taken = slots, 0
         self.mirror = Mirror(
@@ -132,7 +134,8 @@ class SlotState:
             self._on_device.append((torch.zeros(2 * slots, scored, device=device), None))
             self.search_scores = self._on_device[-1][0][:slots]
         for table in tables:
-            rows = torch.zeros(2 * slots, vocabulary, dtype=table.dtype, device=device)
+            columns = capacity if table.by_position else vocabulary
+            rows = torch.zeros(2 * slots, columns, dtype=table.dtype, device=device)
             self._on_device.append((rows, table))
             self.tables[table] = rows[:slots]
         self.thoughts: Tensor | None = None
@@ -235,6 +238,14 @@ class SlotState:
                 changes.append((room, of_starts(starts, room)))
         return changes
 
+    def grow(self, tokens: int) -> None:
+        """Room for so many tokens more in every text."""
+        for i, (rows, table) in enumerate(self._on_device):
+            if table is not None and table.by_position:
+                rows = torch.cat((rows, rows.new_zeros(len(rows), tokens)), dim=1)
+                self._on_device[i] = rows, table
+                self.tables[table] = rows[: self._slots]
+
     def move(self) -> None:
         """Let what the device knows follow its slots: two launches a tensor."""
         if self._moving.numel():
@@ -278,6 +289,12 @@ def table_rows(
             row = dict.fromkeys(request.eos, 1)
         elif table is BIAS:
             row = request.logit_bias
+        elif table is BREAKS:
+            row = dict.fromkeys(bound.breakers.tokens(request.dry_sequence_breakers), 1)
+        elif table is TEXT:
+            ids = bound.terms[bound.text_term].formula_ids(request.prompts[bound.text_term])
+            rows[table] = {at: token + 1 for at, token in enumerate([*ids, *answer])}
+            continue
         rows[table] = {token: each for token, each in row.items() if token < bound.vocabulary}
     return rows
 

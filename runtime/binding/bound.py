@@ -11,7 +11,7 @@ from typing import Any
 from ...formula import Plan, Read, Scalar, Stage, Term
 from ...formula.algebra.liveness import always_of
 from ...formula.nodes import StageAddress
-from ...formula.request_fields import AFTER, BEFORE, Group
+from ...formula.request_fields import AFTER, BEFORE, NO_FIELDS, REPEATS, Group, stages_of
 from ...formula.words.stages import Particles, RequestBias
 from ...models.checkpoint.description import Description
 from ...models.heads.layer_heads import HeadColumns
@@ -19,6 +19,7 @@ from ...models.images.sources import FILES, Sources
 from ...models.text.detokenizer import Detokenizer
 from ...models.text.encoding.prompt_encoder import PromptEncoders
 from ...models.text.thoughts import Thoughts, marks_of
+from ..scores.sampling.breakers import Breakers
 from ..scores.token_tables import ENDS, TokenTable, tables_of
 from .bound_term import BoundTerm
 from .term_parallel import TermParallel
@@ -66,7 +67,7 @@ class Bound:
     heads: Mapping[Read, HeadColumns] = field(default_factory=dict)
     described: tuple[Description, ...] = ()
     constraints: Any = None
-    fields: tuple[bool, bool] = (False, False)
+    fields: Group = NO_FIELDS
     without_fields: Plan | None = None
     draft_plans: tuple[Bound, ...] = ()
     sources: Sources = FILES
@@ -125,6 +126,11 @@ class Bound:
         """What stages of the plan and its drafts look at of each text, by token."""
         plans = (self.plan, *(draft.plan for draft in self.draft_plans))
         return tables_of(stage for plan in plans for _, stage in plan.all_stages)
+
+    @cached_property
+    def breakers(self) -> Breakers:
+        """The tokens that end a match of ``dry``."""
+        return Breakers(self.tokenizer, self.vocabulary)
 
     @property
     def looks_at_ends(self) -> bool:
@@ -248,17 +254,14 @@ def reward_stages(plan: Plan) -> list[tuple[StageAddress, Stage, Scalar]]:
     return [*((address, stage, stage.reward) for address, stage in plan.reranks), *search]
 
 
-def with_fields(bound: Bound, fields: tuple[bool, bool]) -> Bound:
+def with_fields(bound: Bound, fields: Sequence[bool]) -> Bound:
     """The same formula over the same lanes, with stages of a request around its own (``Group``)."""
     group = Group(*fields)
     if not any(group):
         return bound
     plan, own = bound.plan, bound.plan.stages
     search = own[-1:] if plan.search else ()
-    before: Sequence[Stage] = ()
-    if group.before:
-        before = (RequestBias(), *(each.made() for each in BEFORE))
-    after = [each.made() for each in AFTER] if group.after else []
+    before, after = _of_group(group)
     changed = replace(plan, stages=(*before, *own[: len(own) - len(search)], *after, *search))
 
     def moved(address: StageAddress) -> StageAddress:
@@ -279,13 +282,18 @@ def with_fields(bound: Bound, fields: tuple[bool, bool]) -> Bound:
     )  # fmt: skip
 
 
+def _of_group(group: Group) -> tuple[list[Stage], list[Stage]]:
+    """The stages of a request before the formula's own, and those after them."""
+    before: list[Stage] = [RequestBias(), *stages_of(BEFORE)] if group.before else []
+    return before + stages_of(REPEATS) * group.repeats, stages_of(AFTER) * group.after
+
+
 def stages_by_owner(bound: Bound) -> tuple[tuple[Stage, ...], tuple[Stage, ...], tuple[Stage, ...]]:
     """A plan's stages: of the request, of the formula, and of the request again.
 
     What searches comes last whoever's it is.
     """
     stages = bound.plan.stages
-    has_before, has_after = bound.fields
-    before, after = (1 + len(BEFORE)) * has_before, len(AFTER) * has_after
+    before, after = map(len, _of_group(bound.fields))
     end = len(stages) - after - (bound.plan.search is not None) if after else len(stages)
     return stages[:before], stages[before:end], stages[end:]

@@ -108,8 +108,8 @@ class Chunk:
         other.step = step
         return other
 
-    def context(self) -> Context:
-        """What the step knows, a row per position."""
+    def context(self, noisy: bool = False) -> Context:
+        """What the step knows, a row per position; with their noise where tokens are drawn."""
         batch, owner, bound = self.batch, self.owner, self.step.bound
         prepared = batch.prepared.get(self.step) or self.step.prepare(batch)
         values = prepared.values.index_select(0, owner)
@@ -136,7 +136,7 @@ class Chunk:
             needing={node: self._along(each) for node, each in prepared.needing.items()},
             masks=self._masks() if batch.constrained else None, own_apart=batch.logprobs,
             mass_temperatures=self.temperatures if bound.weighs_masks else None,
-            thoughts=self._thoughts(),
+            thoughts=self._thoughts(), keys=self.keys if noisy else None,
         )  # fmt: skip
 
     def commit(self) -> None:

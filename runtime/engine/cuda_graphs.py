@@ -184,6 +184,7 @@ def key_of(batch: Batch) -> Hashable:
             *(each.idle, each.splits, each.positive, each.one),
             scalar.limits.high == 1 and each.most >= 1,
             scalar.limits.tokens and (int(each.most), each.least >= bound.vocabulary),
+            scalar.limits.sizes and int(each.most),
         )
         for scalar, each in numbers
     ]

@@ -188,7 +188,7 @@ def verified(
     """
     counts = [count + 1 for count in draft.counts]
     chunk = Chunk(step, batch, counts, draft.tokens, draft.logits)
-    context = chunk.context()
+    context = chunk.context(noisy=True)
     masked = step.combined(context)
     [(tokens, scores)] = draw([chunk], [masked])
     rows = [tokens, alarms(context, scores), _drafted_next(chunk, draft)]
@@ -207,7 +207,7 @@ def verified(
 def drawn_by(step: Step, chunk: Chunk, context: Context) -> Tensor:
     """``(width,)`` int64, what a draft plan draws from the same logits."""
     own = chunk.of(step)
-    its_context = own.context()
+    its_context = own.context(noisy=True)
     its_context.logits = context.logits
     return draw([own], [step.combined(its_context)])[0].tokens
 

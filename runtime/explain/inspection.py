@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...errors import ArgumentError
 from ...formula import Plan, Term
@@ -14,12 +14,16 @@ from ...formula.printer import written
 from ...grammar import did_you_mean
 from ..loops.search.scheduler import SearchScheduler
 from ..loops.teacher_forcing import teacher_forced
+from ..notebook import frame, tabulated
 from ..requests.answer import answer_to
 from ..requests.per_row import at_least_one
 from ..requests.request import Completion, Request
 from ..session import Session
 from .contributions import Explainer, coefficient
-from .token_choice import Choice, Part
+from .token_choice import Candidate, Choice, Part
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 SCHEMA = 2
 CONTEXT = 4  # tokens before one, which are decoded together with it
@@ -79,6 +83,44 @@ class Inspection:
         """
         record = asdict(self)
         return {"schema": SCHEMA, **_rounded({**record, **record.pop("completion")})}
+
+    def to_frame(self) -> DataFrame:
+        """A row for each candidate of each token.
+
+        Columns are ``step, token, chosen, chosen_by_base, id, text, rank, score, probability``,
+        ``noise, removed_by``, one for each of ``parts`` (its contribution), ``logprob(term)`` for
+        each of ``terms``, and ``reward(name)`` for each of ``rewards``.
+
+        Raises:
+            ArgumentError: pandas is not installed.
+        """
+        return frame([
+            {
+                "step": choice.step, "token": choice.text, "chosen": each.id == choice.id,
+                "chosen_by_base": each.id == choice.base, "id": each.id, "text": each.text,
+                "rank": each.rank, "score": each.score, "probability": each.probability,
+                "noise": each.noise, "removed_by": each.removed_by,
+            }
+            | dict(zip([part.name for part in self.parts], each.contributions, strict=True))
+            | _named("logprob", self.terms, each.logprobs)
+            | _named("reward", [reward.name for reward in self.rewards], each.rewards)
+            for choice in self.tokens
+            for each in choice.candidates
+        ])  # fmt: skip
+
+    def _repr_html_(self) -> str:
+        """The chosen tokens, for a notebook; marked are those that the base would not choose."""
+        columns = ["", "token", "p", *(part.name for part in self.parts), "score"]
+        columns.append(f"{self.base} alone")
+        rows = []
+        for choice in self.tokens:
+            of = {each.id: each for each in choice.candidates}
+            chosen, other = of[choice.id], of[choice.base]
+            rows.append([
+                choice.step + 1, _shown(chosen), chosen.probability, *chosen.contributions,
+                chosen.score, _shown(other) if choice.changed else None,
+            ])  # fmt: skip
+        return tabulated(columns, rows, [choice.changed for choice in self.tokens])
 
 
 def inspecting(
@@ -198,3 +240,11 @@ def _rounded(value: Any) -> Any:
         case float():
             return float(f"{value:.9g}")
     return value
+
+
+def _named(kind: str, names: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
+    return {f"{kind}({name})": value for name, value in zip(names, values, strict=True)}
+
+
+def _shown(candidate: Candidate) -> str:
+    return str(candidate.id) if candidate.text is None else repr(candidate.text)[1:-1]

@@ -18,6 +18,7 @@ from ..binding.bound_term import BoundTerm
 from ..binding.term_parallel import TermParallel
 from ..binding.thinking import thinking_lines
 from ..engine.cuda_graphs import StepGraphs
+from ..notebook import preformatted
 from ..requests.request import DraftOptions
 from ..scores.stages import moves_winner
 from .component_report import component_lines, drawn_line
@@ -70,6 +71,9 @@ class Report:
 
     def __repr__(self) -> str:
         return self.text()
+
+    def _repr_html_(self) -> str:
+        return preformatted(self.text())
 
     def floor(self, bandwidth: float, batch_size: int = 1, context: int = 0) -> float:
         """The least milliseconds of a step: to read its weights and caches.

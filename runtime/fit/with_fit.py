@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -25,7 +25,15 @@ from . import differentiable
 from .composed import ComposedLikelihood, parts_of
 from .kept_scores import KeptScores, dtype_that_fits
 from .likelihoods import LikelihoodOfTexts, Texts
-from .objectives import LIKELIHOOD, OBJECTIVES, PREFERENCE, PreferenceLoss, held_out, objective_of
+from .objectives import (
+    LIKELIHOOD,
+    OBJECTIVES,
+    PREFERENCE,
+    REWARD,
+    PreferenceLoss,
+    held_out,
+    objective_of,
+)
 from .optimise import Optimum, by_gradients, newton, uncertainty
 from .reading import read_texts
 from .result import Fit, run_file_of
@@ -33,6 +41,13 @@ from .space import Space, space_of
 from .sums import SumLikelihood
 
 SAMPLED = 2**27  # scores from which on a fit begins with a sample of them
+
+
+class ByRewards(Protocol):
+    """Fits by rewards of generated text, for ``objective="reward"``."""
+
+    def __call__(self, decoder: Any, prompts: Any, reward: Any, **options: Any) -> Fit:
+        """``options`` are those of ``Decoder.fit`` that were passed, and of ``generate``."""
 
 
 class WithFit:
@@ -43,6 +58,7 @@ class WithFit:
     _bound: Bound
     _builder: RequestBuilder
     _draft_binder: DraftBinder | None
+    _by_rewards: ByRewards | None
 
     def fit(
         self,
@@ -68,12 +84,14 @@ class WithFit:
             prompts: as for ``generate``.
             completions: one per prompt, as for ``loglikelihood``; for preferences, per prompt a
                 pair of what was chosen and what was rejected.
-            objective: ``"likelihood"`` or ``"preference"``.
+            objective: ``"likelihood"``, ``"preference"``, or ``"reward"`` of what is generated.
             bounds: ``{"a": (0, 2), "b": None}``: which parameters are fitted, and between what;
                 None is free. Left out, all are fitted, and free.
             constraints: ``["simplex(a, b)"]``: these are at least 0 and add up to 1.
             params: where the fit begins, and what the others are; left out, the decoder's values.
-            reward: for ``"reward"``.
+            reward: of ``"reward"``: a reward model's name, a reward expression, a function, or
+                several; ``options`` are then ``trials``, ``samples``, ``sampler``, ``pruner``,
+                ``grid``, ``weights``, and arguments of ``generate``.
             beta: of preferences, what a difference of log-likelihoods is multiplied by.
             holdout: the share of texts, or pairs, that take no part and are judged by the result.
             folds: of a cross-validation; 0 for none.
@@ -88,6 +106,17 @@ class WithFit:
         """
         if objective not in OBJECTIVES:
             raise ArgumentError(f"objective is {quoted(objective)}; there is {_listed()}")
+        if objective == REWARD:
+            if completions is not None or reward is None:
+                problem = 'objective "reward" takes a reward, and no completions'
+                raise ArgumentError(f'{problem}: fit(prompts, objective="reward", reward="rm")')
+            if self._by_rewards is None:
+                raise ArgumentError(
+                    "a fit by rewards is for decoders that descant.compile has made"
+                )
+            own = {"constraints": constraints, "holdout": holdout, "seed": seed, "bounds": bounds}
+            more = {"params": params, "batch_size": batch_size, "progress": progress}
+            return self._by_rewards(self, prompts, reward, **own, **more, **options)
         for name in options:
             raise ArgumentError(f"fit with objective {objective} has no argument {name}")
         if completions is None or reward is not None:

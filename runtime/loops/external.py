@@ -148,6 +148,8 @@ class ExternalRows:
         for lane in self._bound.lanes:
             capacity = lane.rows.capacity + more
             lane.grow(capacity, tokens=lane.rows.count * capacity)
+        self._batch.state.grow(more)
+        self._batch.changed()
         self._room += more
 
     def _make_room_in_other_vocabularies(self, answers: Sequence[Ids]) -> None:

@@ -65,6 +65,8 @@ def scored(
     """
     context = engine.step.context(batch, next_tokens)
     context.record = record
+    if record is None:  # an explanation alone is of what a request's noise decides
+        context.keys = None
     scores = engine.step.scores(batch, context)
     check(engine, batch, context, scores, list(zip(batch.requests, steps, strict=True)))
     return context, scores

@@ -211,6 +211,7 @@ class RequestBuilder:
             top_logprobs, logprobs_mode, draft,
             [next(readings) for _ in bound.draft_terms],
             sample_components, return_particles, constraint, fields.logit_bias, fields.text,
+            fields.dry_sequence_breakers,
         )  # fmt: skip
         if constraint is not None and (thought := thought_before(bound, request)) is not None:
             request.states[THOUGHT] = thought

@@ -3,18 +3,49 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, TypedDict
 
 from ...errors import ArgumentTypeError
 from ...grammar import did_you_mean
+
+
+class SamplerFields(TypedDict, total=False):
+    """Fields of a request as transformers and the local-model servers have them.
+
+    Each is one for all rows, or a list with one per prompt, as a stage of that request.
+
+    Attributes:
+        no_repeat_ngram_size: as in transformers, before the formula's own stages; 0 is off.
+        typical_p, epsilon_cutoff, eta_cutoff: as in transformers, after the formula's own stages
+            and ``min_p``.
+        top_n_sigma, xtc_probability, xtc_threshold: as in llama.cpp, after those.
+        dry_multiplier, dry_base, dry_allowed_length: as in llama.cpp, before the formula's own
+            stages; a multiplier of 0 is off.
+        dry_sequence_breakers: strings; no match goes over a token that has one of them, neither
+            in these stages nor in a ``dry`` of the formula's own.
+    """
+
+    no_repeat_ngram_size: int | Sequence[int] | None
+    typical_p: float | Sequence[float] | None
+    epsilon_cutoff: float | Sequence[float] | None
+    eta_cutoff: float | Sequence[float] | None
+    top_n_sigma: float | Sequence[float] | None
+    xtc_probability: float | Sequence[float] | None
+    xtc_threshold: float | Sequence[float] | None
+    dry_multiplier: float | Sequence[float] | None
+    dry_base: float | Sequence[float] | None
+    dry_allowed_length: int | Sequence[int] | None
+    dry_sequence_breakers: Sequence[str] | Sequence[Sequence[str]] | None
+
 
 OURS = (
     "prompts", "max_new_tokens", "temperature", "do_sample", "seed", "params",
     "num_return_sequences", "stop_strings", "eos_token_id", "logprobs", "top_logprobs",
     "logprobs_mode", "draft", "draft_length", "sample_components", "return_particles",
     "structured_outputs", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty",
-    "frequency_penalty", "logit_bias", "min_tokens", "ignore_eos", "stop_token_ids",
+    "frequency_penalty", *SamplerFields.__annotations__, "logit_bias", "min_tokens",
+    "ignore_eos", "stop_token_ids",
     "include_stop_str_in_output", "skip_special_tokens", "chat_template_kwargs", "tools",
     "add_generation_prompt", "continue_final_message", "batch_size", "progress",
 )  # fmt: skip
@@ -25,6 +56,8 @@ _SAME = {  # by our name, theirs
     "min_tokens": ("min_new_tokens",),
     "prompts": ("inputs", "input_ids", "text_inputs", "messages", "sentences"),
     "seed": ("generator",),
+    "typical_p": ("typical", "typ_p"),
+    "no_repeat_ngram_size": ("no_repeat_ngram",),
     "draft_length": ("num_assistant_tokens", "num_speculative_tokens"),
 }
 _CURES = {

@@ -9,7 +9,15 @@ from typing import Any, NamedTuple, TypeAlias
 
 from ...errors import ArgumentError, quoted
 from ...formula.algebra.drafting import AUTO, LONGEST_DRAFT, PROMPT
-from ...formula.request_fields import AFTER, BEFORE, FieldStage, Group, fields_of
+from ...formula.request_fields import (
+    AFTER,
+    BEFORE,
+    REPEATS,
+    SEQUENCE_BREAKERS,
+    FieldStage,
+    Group,
+    fields_of,
+)
 from ...formula.words.signature import LEAST, MOST
 from ...grammar import did_you_mean
 from ...models import prompts_of
@@ -224,22 +232,24 @@ class RowFields(NamedTuple):
         ends: ids that end it, besides those of the models or of the call; or none but these.
         ignores_eos: whether these are all.
         text: what of its answer is text.
+        dry_sequence_breakers: strings that end a match of ``dry``.
     """
 
     params: Mapping[str, float]
     logit_bias: Mapping[int, float]
     ignores_eos: bool
     text: TextOptions
+    dry_sequence_breakers: Sequence[str] = SEQUENCE_BREAKERS
 
     def eos(self, own: frozenset[int]) -> frozenset[int]:
         """The ids that end the row, of whom the models or the call have these."""
         return self.text.stop_token_ids | (frozenset() if self.ignores_eos else own)
 
 
-NUMBERS = {each.field: each for each in (*BEFORE, *AFTER[1:])}
+NUMBERS = {each.field: each for each in (*BEFORE, *REPEATS, *AFTER[1:])}
 OTHERS = (
     "logit_bias", "ignore_eos", "stop_token_ids", "include_stop_str_in_output",
-    "skip_special_tokens",
+    "skip_special_tokens", "dry_sequence_breakers",
 )  # fmt: skip
 FIELDS = (*NUMBERS, *OTHERS)
 
@@ -248,7 +258,7 @@ def row_fields(
     arguments: Mapping[str, Any],
     temperatures: Sequence[float],
     vocabulary: int,
-    group: tuple[bool, bool],
+    group: Group,
 ) -> list[RowFields]:
     """The fields of every row, checked, for a plan with the stages of a group.
 
@@ -256,13 +266,13 @@ def row_fields(
         ArgumentError: a value that a field cannot have; a field that the plan has no stage for.
     """
     rows, asked = len(temperatures), fields_of({**arguments, "do_sample": any(temperatures)}, False)
-    if (asked.before and not group[0]) or (asked.after and not group[1]):
+    if any(wanted and not has for wanted, has in zip(asked, group, strict=True)):
         raise ArgumentError("this formula was bound without the fields that a request asks for")
     columns = {
         name: _numbers(field, arguments, rows, vocabulary) for name, field in NUMBERS.items()
     }
-    has = dict(zip(Group._fields, group, strict=True))
-    named = [each.field for each in BEFORE * has["before"] + AFTER[1:] * has["after"]]
+    before, after = BEFORE * group.before + REPEATS * group.repeats, AFTER[1:] * group.after
+    named = [each.field for each in (*before, *after)]
     biases = _biases(arguments.get("logit_bias"), rows, vocabulary)
     ignored, included, skipped = (
         _flags(name, arguments.get(name), rows, default)
@@ -272,6 +282,7 @@ def row_fields(
             ("skip_special_tokens", True),
         )
     )
+    breakers = _breakers(arguments.get("dry_sequence_breakers"), rows)
     stops = _stop_ids(arguments.get("stop_token_ids"), rows, vocabulary)
     return [
         RowFields(
@@ -280,6 +291,7 @@ def row_fields(
             TextOptions(
                 stops[row], included[row], skipped[row], int(columns["min_tokens"][row])
             ),
+            breakers[row],
         )
         for row in range(rows)
     ]  # fmt: skip
@@ -325,6 +337,24 @@ def _biases(value: Any, rows: int, vocabulary: int) -> list[Mapping[int, float]]
             bias[token] = float(number)
         biases.append(bias)
     return biases
+
+
+def _breakers(value: Any, rows: int) -> list[Sequence[str]]:
+    """The strings that end a match of ``dry`` in each row."""
+    name = "dry_sequence_breakers"
+    each_row = value if _is_list(value) and not any(isinstance(i, str) for i in value) else None
+    if each_row is None or not each_row:
+        each_row = [value] * rows
+    elif len(each_row) != rows:
+        raise ArgumentError(f"{name} has {len(each_row)} lists and there are {rows} rows")
+    for row in each_row:
+        if row is not None and not (_is_list(row) and all(isinstance(i, str) and i for i in row)):
+            raise ArgumentError(f'{name} is {quoted(row)}; give a list of strings, ["\\n", ":"]')
+    return [SEQUENCE_BREAKERS if row is None else tuple(row) for row in each_row]
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
 
 
 def _is_number(value: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from typing import Any, NamedTuple, TypeAlias
 
 from ...errors import ArgumentError
@@ -83,6 +84,7 @@ class Request:
             or None.
         logit_bias: what is added to the score of each token, before the formula's own stages.
         text: what of its answer is text.
+        dry_sequence_breakers: strings that end a match of ``dry``.
         states: what the formula's processors and constraints keep for its texts (``RowStates``,
             ``AnswerStates``); shared by its rows in a search.
     """
@@ -109,6 +111,7 @@ class Request:
     constraint: Any = None
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     text: TextOptions = ALL_TEXT
+    dry_sequence_breakers: Sequence[str] = ()
     states: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -177,6 +180,17 @@ class Completion:
     log_weight: float | None = field(default=None, repr=False, kw_only=True)
     log_normalizer: float | None = field(default=None, repr=False, kw_only=True)
     particles: list[Completion] | None = field(default=None, repr=False, kw_only=True)
+
+    def _repr_html_(self) -> str:
+        """A table of two columns, for a notebook."""
+        params = ", ".join(f"{name} = {value:g}" for name, value in self.params.items())
+        answer = self.token_ids if self.text is None else self.text
+        ended = f"{self.finish_reason}, {len(self.token_ids)} tokens, {self.seconds:.2f} s"
+        lines = {"prompt": self.prompt, "params": params, "answer": answer, "ended": ended}
+        cell = '<td style="text-align:left;white-space:pre-wrap">'
+        rows = (f"<tr>{cell}{name}</td>{cell}{escape(str(value))}</td></tr>"
+                for name, value in lines.items() if value)  # fmt: skip
+        return f"<table>{''.join(rows)}</table>"
 
 
 def check_ids(ids: Sequence[int], vocabulary: int, where: str, tokenizer: Any = None) -> None:

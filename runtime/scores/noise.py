@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import struct
 
-from ...models.kernels.noise import gumbel, uniform_on_host
+from ...models.kernels.noise import gumbel, uniform, uniform_on_host
 
-__all__ = ["coin", "gumbel", "gumbel_on_host", "seed_key"]
+__all__ = ["COIN", "coin", "gumbel", "gumbel_on_host", "seed_key", "uniform"]
+
+COIN = -2  # the token that stands for the coin of a step
 
 _MASK = (1 << 64) - 1
 

@@ -16,7 +16,9 @@ from ...formula.words.stages import Rerank, Stage
 from .context import Context
 from .expressions import reward_value
 from .logprobs import ascending, from_up
-from .token_tables import BIAS, COUNTS, ENDS, SEEN
+from .noise import COIN, uniform
+from .sampling import cutoffs, repeats
+from .token_tables import BIAS, BREAKS, COUNTS, ENDS, SEEN, TEXT
 
 
 def chain(
@@ -183,6 +185,58 @@ def _(penalty: words.FrequencyPenalty, scores: Tensor, context: Context, _: Any)
     if not context.runs(penalty.x):
         return scores
     return scores - context.number(penalty.x) * context.tables[COUNTS]
+
+
+@apply.register
+def _(stage: words.TypicalP, scores: Tensor, context: Context, address: StageAddress) -> Tensor:
+    known = context.known(stage.p)
+    return scores if known.one else cutoffs.typical(scores, known.values)
+
+
+@apply.register
+def _(stage: words.EpsilonCutoff, scores: Tensor, context: Context, _: Any) -> Tensor:
+    if not context.runs(stage.x):
+        return scores
+    return cutoffs.epsilon(scores, context.number(stage.x))
+
+
+@apply.register
+def _(stage: words.EtaCutoff, scores: Tensor, context: Context, address: StageAddress) -> Tensor:
+    return cutoffs.eta(scores, context.number(stage.x)) if context.runs(stage.x) else scores
+
+
+@apply.register
+def _(stage: words.TopNSigma, scores: Tensor, context: Context, address: StageAddress) -> Tensor:
+    if not context.runs(stage.n):
+        return scores
+    return cutoffs.top_n_sigma(scores, context.number(stage.n))
+
+
+@apply.register
+def _(stage: words.Xtc, scores: Tensor, context: Context, address: StageAddress) -> Tensor:
+    """One coin for each step of a request: two such stages toss the same."""
+    if not context.runs(stage.probability):
+        return scores
+    numbers = context.number(stage.probability), context.number(stage.threshold)
+    coins = None if context.keys is None else uniform(context.keys, context.steps, COIN)
+    return cutoffs.xtc(scores, *numbers, coins)
+
+
+@apply.register
+def _(stage: words.NoRepeatNgram, scores: Tensor, context: Context, _: Any) -> Tensor:
+    if not context.runs(stage.n):
+        return scores
+    n, most = context.number(stage.n), int(context.known(stage.n).most)
+    return repeats.no_repeat_ngram(scores, context.tables[TEXT], n, most)
+
+
+@apply.register
+def _(stage: words.Dry, scores: Tensor, context: Context, address: StageAddress) -> Tensor:
+    if not context.runs(stage.multiplier):
+        return scores
+    of_text = context.tables[TEXT], context.tables[BREAKS]
+    numbers = stage.multiplier, stage.base, stage.allowed_length
+    return repeats.dry(scores, *of_text, *map(context.number, numbers))
 
 
 @apply.register

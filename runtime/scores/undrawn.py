@@ -33,6 +33,12 @@ _IDLE: dict[type[Stage], str] = {  # what changes nothing where its number is 0 
     words.FrequencyPenalty: "x",
     words.MinTokens: "n",
     words.MinP: "p",
+    words.EpsilonCutoff: "x",
+    words.EtaCutoff: "x",
+    words.TopNSigma: "n",
+    words.Xtc: "probability",
+    words.NoRepeatNgram: "n",
+    words.Dry: "multiplier",
 }
 Stages = tuple[Sequence[Stage], Sequence[Stage], Sequence[Stage]]
 
@@ -178,6 +184,8 @@ def _idle(stage: Stage, context: Context) -> bool:
     match stage:
         case words.TopK(k=k):
             return context.known(k).least >= context.vocabulary
-        case words.RequestTopP(p=x) | words.Temperature(t=x) | words.RepetitionPenalty(x=x):
+        case words.RequestTopP(p=x) | words.TypicalP(p=x) | words.Temperature(t=x):
+            return context.known(x).one
+        case words.RepetitionPenalty(x=x):
             return context.known(x).one
     return False

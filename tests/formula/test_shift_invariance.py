@@ -78,7 +78,8 @@ def test_each_declares_what_it_does() -> None:
     found = {name: cls.on_shift.name for name, cls in [*OPERATORS.items(), *STAGES.items()]}
     passed = {"plausible", "where", "rerank", "top_k", "top_p", "min_p", "temperature"}
     passed |= {"json", "regex", "grammar", "choice", "logit_bias", "min_tokens"}
-    passed |= {"presence_penalty", "frequency_penalty"}
+    passed |= {"presence_penalty", "frequency_penalty", "no_repeat_ngram", "dry", "xtc"}
+    passed |= {"typical_p", "epsilon_cutoff", "eta_cutoff", "top_n_sigma"}
     assert {name for name, shift in found.items() if shift == "PASSED"} - {"reject"} == passed | {
         "best_of", "blockwise", "particles",
     }  # fmt: skip

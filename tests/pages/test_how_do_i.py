@@ -105,7 +105,7 @@ def test_an_error_says_where_more_is_said(compiled, zoo):
     assert last_line(lambda: plain(turns)) == f"{page}chat-templates"
     for formula, topic in (
         ("base | rerank(mix(1: rm, 1: rm))", "two-reward-models"),
-        ("base | no_repeat_ngram_size(3)", "extending"),
+        ("base | no_pair_again(3)", "extending"),
         ("base@rude", "negative-prompts"),
     ):
         assert last_line(lambda formula=formula: compiled(formula)) == f"{page}{topic}"

@@ -27,6 +27,8 @@ FORMULAS = {
     "steered rows": "m + 0.5*v + 0.5*a",
     "top-k and top-p": "m | top_k(50) | top_p(0.9)",
     "penalty": "m | repetition_penalty(1.2)",
+    "cutoffs": "m | typical_p(0.9) | eta_cutoff(0.01) | top_n_sigma(2) | xtc(0.5, 0.1)",
+    "repeats": "m | no_repeat_ngram(3) | dry(0.8)",
     "min-p": "m | min_p(0.1) | temperature(0.7)",
     "rerank": "m | rerank(r, k=5, w=1.5)",
     "rerank, all kept": "m | rerank(r, k=5, w=1, norm=center, keep=all)",

@@ -159,3 +159,15 @@ def test_old_ones_go_when_the_new_one_is_whole(learn: Train, tmp_path: Path) -> 
     learn(tmp_path / "out", save_total_limit=1)
     [left] = (tmp_path / "out").glob("checkpoint-*")
     assert left.name == "checkpoint-6" and fault_of(left, 6) == ""
+
+
+def test_a_time_limit_stops_where_the_same_command_goes_on(trained: Callable[..., Any]) -> None:
+    keys = {"lora": {"r": 4}, "training": {"max_steps": 3}}
+    plain = trained("arm", "plain", **keys)
+    parts = []
+    while not parts or not parts[-1].finished:
+        parts.append(trained("arm", "parts", max_time=1e-9, **keys))
+    assert [part.finished for part in parts] == [False, False, True] and plain.finished
+    assert not (plain.folder / "checkpoint-1").exists()
+    assert (parts[0].folder / "checkpoint-1").exists()
+    assert same(plain.folder, parts[0].folder)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ from ...runs.provenance import now
 from ...runs.resume import gather, resumed
 from ...sweep.decode import completed
 from ...sweep.lines import Work
-from ...sweep.measure import check_scores, measure
-from ...sweep.work import Clock, models_of_scores
+from ...sweep.measure import check_scores, measure, score_lines
+from ...sweep.source import models_of_scores
+from ...sweep.work import Clock
 from .options import Options
 from .outcome import Outcome
 from .search import searched
@@ -192,7 +194,8 @@ class _Rows:
 
     def _score(self, name: str, items: Sequence[Item]) -> None:
         work, [setting] = self._work, self._work.settings
-        measure(replace(work, settings=[replace(setting, name=name)], items=items), self._models)
+        score = partial(score_lines, work.run, self._models, shown=work.process.first)
+        measure(replace(work, settings=[replace(setting, name=name)], items=items), score)
         self._gather()
         self._scores = scores_by_key(Journal(work.folder, SCORES).records())
         self._done |= {*self._scores}

@@ -17,6 +17,7 @@ from typing import TypeAlias
 
 from ...formula import Names, Plan, make_plan
 from ...formula.algebra.drafting import AUTO, PROMPT, why_no_draft
+from ...formula.request_fields import NO_FIELDS, Group
 from ...formula.words.constraints import ConstraintStage
 from ...grammar import FormulaError, did_you_mean, parse, text
 from ...inputs.runfile import RunFile
@@ -31,7 +32,7 @@ from .worker_link import WorkerLink
 WORDS = (PROMPT, AUTO)  # drafts that are no formulas
 MOST_TERMS, MOST_REWARDS = 32, 8  # forwards that each token of a client's formula may cost
 # Formula, parameters, draft, and fields of requests.
-Key: TypeAlias = tuple[str, frozenset[str], str | None, tuple[bool, bool]]
+Key: TypeAlias = tuple[str, frozenset[str], str | None, Group]
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class FormulaRef:
 
     model: str
     params: Mapping[str, float]
-    fields: tuple[bool, bool] = (False, False)
+    fields: Group = NO_FIELDS
     draft: str | None = None
 
 
@@ -234,7 +235,7 @@ class FormulaCache:
 
     def _key(
         self, formula: str, params: Mapping[str, float], draft: str | None,
-        fields: tuple[bool, bool] = (False, False),
+        fields: Group = NO_FIELDS,
     ) -> Key:  # fmt: skip
         """The cache's key; the values of parameters come with each request."""
         if draft is not None and draft not in WORDS:

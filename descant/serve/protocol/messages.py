@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...formula import Plan
+from ...formula.request_fields import NO_FIELDS, Group
 from ...inputs.runfile import RunFile
 from ...models import ModelSpec
 from .limits import Limits
@@ -38,14 +39,14 @@ class Compile:
         formula: the number.
         text: the formula.
         params: its parameters, with their values where a request gives none.
-        fields: which stages of requests it has: before its own, and after them.
+        fields: which stages of requests it has: ``Group``.
         draft: who proposes its tokens: a formula, ``"prompt"``, ``"auto"`` or nobody.
     """
 
     formula: int
     text: str
     params: Mapping[str, float]
-    fields: tuple[bool, bool] = (False, False)
+    fields: Group = NO_FIELDS
     draft: str | None = None
     plan: Plan | None = None
 

@@ -44,6 +44,7 @@ FORMULAS = [
     "max(base, arm) | top_k(20) | top_p(0.9) | min_p(0.01)",
     "mix(a: base, 0.5: arm) | temperature(0.8) | repetition_penalty(1.2)",
     "base + a*arm | frequency_penalty(0.5) | presence_penalty(a) | logit_bias({5: 2})",
+    "base | no_repeat_ngram(2) | dry(1, 1.5, 1) | xtc(a, 0.01) | typical_p(0.95) | top_n_sigma(4)",
     "pmean(-1; 0.5: base, 0.5: arm)",
     "plausible(arm, 0.1) - 0.2*temp(base, 0.5)",
     "base | rerank(rm, k=4, w=1.5)",
@@ -64,7 +65,7 @@ FORMULAS = [
 def written(formula: str) -> tuple[str, dict[str, Any]]:
     """A formula over the models of the tests, and its parameters."""
     formula = formula.replace("gpt", "arm2").replace("gqa", "strong")
-    return formula, {"a": 0.5} if any(each in formula for each in ("a*", "a:")) else {}
+    return formula, {"a": 0.5} if any(each in formula for each in ("a*", "a:", "(a,")) else {}
 
 
 @pytest.mark.parametrize(
@@ -76,7 +77,7 @@ def test_a_replay_is_the_step(taped, plain, formula, temperature, masks) -> None
     formula, params = written(formula)
     settings: dict[str, Any] = {"max_new_tokens": 24, "temperature": temperature, "seed": 2}
     if params:
-        settings["params"] = {"a": [0.5, 1.5, 0.25, 0.75]}
+        settings["params"] = {"a": [0.5, 1 if "xtc" in formula else 1.5, 0.25, 0.75]}
     expected = plain(formula, params=params).generate(PROMPTS, **settings)
     decoder = taped(formula, params=params, masks=masks)
     found = decoder.generate(PROMPTS, **settings)

@@ -10,7 +10,7 @@ import torch
 from transformers import GenerationConfig, GenerationMixin
 
 import descant
-from descant.runtime.requests.hints import HINTS, OURS
+from descant.runtime.requests.hints import HINTS, OURS, SamplerFields
 
 PROMPT = "the river"
 THEIRS = {*GenerationConfig().to_dict(), *inspect.signature(GenerationMixin.generate).parameters}
@@ -29,7 +29,7 @@ def refused(decoder, name: str) -> str:
 
 def test_ours_are_those_of_generate(decoder):
     named = [*inspect.signature(decoder.generate).parameters]
-    assert set(named) - {"others"} == set(OURS)
+    assert {*named, *SamplerFields.__annotations__} - {"others"} == set(OURS)
     assert not set(OURS) & set(HINTS)
 
 

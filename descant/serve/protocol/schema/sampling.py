@@ -10,7 +10,10 @@ from .fields import Body
 
 MAX_BIASES = 300  # tokens, as in OpenAI's API
 MAX_STOP_IDS = 128
+MAX_BREAKERS = 64
 _Penalty = Annotated[float, Field(ge=-2, le=2)]
+_Share = Annotated[float, Field(ge=0, le=1)]
+_Breaker = Annotated[str, Field(min_length=1, max_length=64)]
 _Id = Annotated[int, Field(ge=0)]
 
 
@@ -33,6 +36,19 @@ class SamplingFields(Body):
     repetition_penalty: Annotated[float, Field(gt=0, le=100)] | None = None
     presence_penalty: _Penalty | None = None
     frequency_penalty: _Penalty | None = None
+    no_repeat_ngram_size: Annotated[int, Field(ge=0, le=64)] | None = None
+    typical_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    epsilon_cutoff: _Share | None = None
+    eta_cutoff: _Share | None = None
+    top_n_sigma: float | None = None
+    xtc_probability: _Share | None = None
+    xtc_threshold: _Share | None = None
+    dry_multiplier: Annotated[float, Field(ge=0, le=100)] | None = None
+    dry_base: Annotated[float, Field(ge=1, le=100)] | None = None
+    dry_allowed_length: Annotated[int, Field(ge=1)] | None = None
+    dry_sequence_breakers: (
+        Annotated[list[_Breaker], Field(max_length=MAX_BREAKERS, fail_fast=True)] | None
+    ) = None
     logit_bias: (
         Annotated[
             dict[

@@ -1,0 +1,1 @@
+"""What samplers that people name do to scores: tensors in, tensors out, and no wait."""
