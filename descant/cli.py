@@ -39,7 +39,8 @@ from .options import (
     many,
     option,
 )
-from .results.exports import Text, Tracker, export
+from .publish import export_to_tracker, methods
+from .results.exports import export
 from .serve.command import serve
 from .show.terminal import Screen, visible
 
@@ -316,39 +317,8 @@ def report(folder: Annotated[Path, Argument(metavar="FOLDER", help="A sweep's.")
     _print_files(write(load(folder), folder))
 
 
-@app.command()
-def methods(
-    folder: Annotated[Path, Argument(metavar="FOLDER", help="A run's, or a sweep's.")],
-    format_: Annotated[Text, option("How it is written.", "", "--format")] = Text.MARKDOWN,
-    output: Annotated[File, option("A file for it.", "the screen")] = None,
-) -> None:
-    """The method section of a run: formula, models, data, settings, and whom to cite."""
-    from .disk import replace
-    from .methods import section
-
-    text = section(folder, as_latex=format_ is Text.LATEX)
-    if output is None:
-        console.write(text)
-        return
-    replace(output, text)
-    _print_files([output])
-
-
-@app.command("export")
-def export_(
-    folder: Annotated[Path, Argument(metavar="FOLDER", help="A run's, or a sweep's.")],
-    to: Annotated[Tracker, option("The tracker.", "", "--to")],
-    project: Annotated[Word, option("Its project; in MLflow, the experiment.", "descant")] = None,
-    offline: Annotated[
-        bool, option("To no server: into FOLDER itself, or trackio's.", "", "--offline")
-    ] = False,
-) -> None:
-    """A run in an experiment tracker: configuration, means, tables and pictures."""
-    from .tracking import export as export_run
-
-    console.print(export_run(folder, to, project=project, offline=offline))
-
-
+app.command()(methods)
+app.command("export")(export_to_tracker)
 app.command("eval", context_settings=PASSED_ON)(evaluate)
 app.command()(serve)
 
