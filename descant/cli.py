@@ -39,9 +39,11 @@ from .options import (
     many,
     option,
 )
-from .publish import export_to_tracker, methods
+from .publish import compare, export_to_tracker, methods, report
 from .results.exports import export
 from .serve.command import serve
+from .show.pages import docs
+from .show.quiet import quiet_imports
 from .show.terminal import Screen, visible
 
 app = typer.Typer(
@@ -55,6 +57,7 @@ console = Screen()
 
 def main() -> None:
     """Run the command line."""
+    quiet_imports()
     run_app(partial(app, prog_name="descant"))
 
 
@@ -102,6 +105,7 @@ def demo(
 
 
 app.command()(doctor)
+app.command()(docs)
 
 
 @app.command()
@@ -233,35 +237,36 @@ def sweep(
 
 @app.command()
 @resumable()
-def compare(
-    ours: Annotated[str, Argument(metavar="RUN_A[#FORMULA[:POINT]]")],
-    theirs: Annotated[str, Argument(metavar="RUN_B[#FORMULA[:POINT]]")],
-    by: Annotated[Word, option("A reward model, its name or a path; or an expression.")] = None,
-    judge: Annotated[Word, option("An OpenAI-compatible judge.", metavar="openai:MODEL")] = None,
-    base_url: Annotated[Word, option("The judge's server.", "OpenAI's")] = None,
-    max_calls: Annotated[int | None, option("Of the judge, in all.", min=1)] = None,
-    max_tokens: Annotated[
-        int | None, option("Tokens that the judge reads and writes, in all.", min=1)
-    ] = None,
-    timeout: Annotated[float, option("Seconds for one verdict.", min=0.1)] = 60.0,
-    cache: Annotated[File, option("A file that keeps verdicts.", "verdicts.jsonl in RUN_A")] = None,
-    output: Annotated[File, option("A file for the verdict, as JSON.")] = None,
+def fit(
+    file: RunFilePath,
+    set_: Overrides = None,
+    import_: Imports = None,
+    formula: FormulaName = None,
+    capture: Capture = None,
+    enable_prefix_caching: PrefixCaching = None,
+    gpu_memory_utilization: MemoryUtilization = None,
+    resume: Annotated[
+        bool, option("Go on where an earlier fit was stopped.", "", "--resume/--no-resume")
+    ] = True,
+    output: Annotated[File, option("The folder of the fit.", "the file's output")] = None,
 ) -> None:
-    """Which of two runs answers better: by a reward model or a judge, or by their scores.
+    """A formula's parameters, found instead of guessed: from texts, preferences or rewards.
 
-    Without --by and --judge, every score that both have recorded is compared, and RUN_A may be
-    several points.
+    fitted.yaml is the run file with the values put in; report.html shows how sure they are.
     """
-    from .compare.compare import compared
-    from .compare.recorded import scores_compared
+    from .fit.command import fit_run
+    from .inputs.runfile import read_run_file
+    from .runs.run import of_one_formula
 
-    if by is None and judge is None:
-        scores_compared(console.for_tables(), (ours, theirs), output)
-        return
-    compared(
-        console, (ours, theirs), by, judge, base_url=base_url, calls=max_calls, tokens=max_tokens,
-        timeout=timeout, cache=cache, output=output,
+    run_file = read_run_file(
+        file, set_ or [], capture=capture, enable_prefix_caching=enable_prefix_caching,
+        gpu_memory_utilization=gpu_memory_utilization,
     )  # fmt: skip
+    folder = _folder(file, output, run_file.output)
+    fit_run(of_one_formula(run_file, formula), folder, console.for_tables(), resume)
+
+
+app.command()(resumable()(compare))
 
 
 @app.command()
@@ -308,15 +313,7 @@ def inspect(
     _print_files(files)
 
 
-@app.command()
-def report(folder: Annotated[Path, Argument(metavar="FOLDER", help="A sweep's.")]) -> None:
-    """A sweep's folder as one HTML page and figures; while it runs, too."""
-    from .report import write
-    from .results import load
-
-    _print_files(write(load(folder), folder))
-
-
+app.command()(report)
 app.command()(methods)
 app.command("export")(export_to_tracker)
 app.command("eval", context_settings=PASSED_ON)(evaluate)

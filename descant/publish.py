@@ -1,4 +1,4 @@
-"""``descant methods`` and ``descant export``: a run's folder for a paper, and for a tracker.
+"""What is made of runs' folders: ``descant compare``, ``report``, ``methods`` and ``export``.
 
 It must stay light: a shell that completes a command imports it.
 """
@@ -46,3 +46,43 @@ def export_to_tracker(
     from .tracking import export as export_run
 
     _console.print(export_run(folder, to, project=project, offline=offline))
+
+
+def compare(
+    ours: Annotated[str, Argument(metavar="RUN_A[#FORMULA[:POINT]]")],
+    theirs: Annotated[str, Argument(metavar="RUN_B[#FORMULA[:POINT]]")],
+    by: Annotated[Word, option("A reward model, its name or a path; or an expression.")] = None,
+    judge: Annotated[Word, option("An OpenAI-compatible judge.", metavar="openai:MODEL")] = None,
+    base_url: Annotated[Word, option("The judge's server.", "OpenAI's")] = None,
+    max_calls: Annotated[int | None, option("Of the judge, in all.", min=1)] = None,
+    max_tokens: Annotated[
+        int | None, option("Tokens that the judge reads and writes, in all.", min=1)
+    ] = None,
+    timeout: Annotated[float, option("Seconds for one verdict.", min=0.1)] = 60.0,
+    cache: Annotated[File, option("A file that keeps verdicts.", "verdicts.jsonl in RUN_A")] = None,
+    output: Annotated[File, option("A file for the verdict, as JSON.")] = None,
+) -> None:
+    """Which of two runs answers better: by a reward model or a judge, or by their scores.
+
+    Without --by and --judge, every score that both have recorded is compared, and RUN_A may be
+    several points.
+    """
+    from .compare.compare import compared
+    from .compare.recorded import scores_compared
+
+    if by is None and judge is None:
+        scores_compared(_console.for_tables(), (ours, theirs), output)
+        return
+    compared(
+        _console, (ours, theirs), by, judge, base_url=base_url, calls=max_calls, tokens=max_tokens,
+        timeout=timeout, cache=cache, output=output,
+    )  # fmt: skip
+
+
+def report(folder: Annotated[Path, Argument(metavar="FOLDER", help="A sweep's.")]) -> None:
+    """A sweep's folder as one HTML page and figures; while it runs, too."""
+    from .report import write
+    from .results import load
+
+    for file in write(load(folder), folder):
+        _console.print(str(file))
