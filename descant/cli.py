@@ -39,6 +39,7 @@ from .options import (
     many,
     option,
 )
+from .publish import compare, export_to_tracker, methods, report
 from .results.exports import export
 from .serve.command import serve
 from .show.pages import docs
@@ -265,37 +266,7 @@ def fit(
     fit_run(of_one_formula(run_file, formula), folder, console.for_tables(), resume)
 
 
-@app.command()
-@resumable()
-def compare(
-    ours: Annotated[str, Argument(metavar="RUN_A[#FORMULA[:POINT]]")],
-    theirs: Annotated[str, Argument(metavar="RUN_B[#FORMULA[:POINT]]")],
-    by: Annotated[Word, option("A reward model, its name or a path; or an expression.")] = None,
-    judge: Annotated[Word, option("An OpenAI-compatible judge.", metavar="openai:MODEL")] = None,
-    base_url: Annotated[Word, option("The judge's server.", "OpenAI's")] = None,
-    max_calls: Annotated[int | None, option("Of the judge, in all.", min=1)] = None,
-    max_tokens: Annotated[
-        int | None, option("Tokens that the judge reads and writes, in all.", min=1)
-    ] = None,
-    timeout: Annotated[float, option("Seconds for one verdict.", min=0.1)] = 60.0,
-    cache: Annotated[File, option("A file that keeps verdicts.", "verdicts.jsonl in RUN_A")] = None,
-    output: Annotated[File, option("A file for the verdict, as JSON.")] = None,
-) -> None:
-    """Which of two runs answers better: by a reward model or a judge, or by their scores.
-
-    Without --by and --judge, every score that both have recorded is compared, and RUN_A may be
-    several points.
-    """
-    from .compare.compare import compared
-    from .compare.recorded import scores_compared
-
-    if by is None and judge is None:
-        scores_compared(console.for_tables(), (ours, theirs), output)
-        return
-    compared(
-        console, (ours, theirs), by, judge, base_url=base_url, calls=max_calls, tokens=max_tokens,
-        timeout=timeout, cache=cache, output=output,
-    )  # fmt: skip
+app.command()(resumable()(compare))
 
 
 @app.command()
@@ -342,15 +313,9 @@ def inspect(
     _print_files(files)
 
 
-@app.command()
-def report(folder: Annotated[Path, Argument(metavar="FOLDER", help="A sweep's.")]) -> None:
-    """A sweep's folder as one HTML page and figures; while it runs, too."""
-    from .report import write
-    from .results import load
-
-    _print_files(write(load(folder), folder))
-
-
+app.command()(report)
+app.command()(methods)
+app.command("export")(export_to_tracker)
 app.command("eval", context_settings=PASSED_ON)(evaluate)
 app.command()(serve)
 

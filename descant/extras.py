@@ -26,6 +26,8 @@ ENABLES = {
     "otel": "traces of the server's requests for OpenTelemetry",
     "ray": "run and sweep with --ray: rows over the nodes of a Ray cluster",
     "eval": "descant eval: lm-evaluation-harness; judges behind an API, scores of coherence",
+    "track": "descant export: Weights & Biases, MLflow",
+    "trackio": "descant export --to trackio",
     "docs": "make docs: these pages as a site, with the reference of every public name",
     "dev": "the tests, ruff and mypy",
 }
@@ -37,6 +39,8 @@ PACKAGES = {  # modules by the extra that installs them
     "serve": ("fastapi", "prometheus_client", "uvicorn"),
     "otel": ("opentelemetry.sdk",),
     "ray": ("ray",),
+    "track": ("wandb", "mlflow"),
+    "trackio": ("trackio",),
     "eval": ("lm_eval", "openai", "sentence_transformers"),
 }
 CHECKOUT = Path(__file__).resolve().parents[1] / "pyproject.toml"

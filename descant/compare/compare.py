@@ -200,17 +200,17 @@ def _verdict(
     wins, losses = sum(p > 0.5 for p in points), sum(p < 0.5 for p in points)
     rates = _by_prompt(keys, points)
     effect = ahead or (_effect(rates, {prompt: [0.5] for prompt in rates}) if points else None)
-    return Verdict(
-        wins, len(points) - wins - losses, losses, interval(rates), effect and effect.p,
-        effect and effect.d_z, left, ahead and ahead.difference, cost,
-    )  # fmt: skip
+    p, d_z = (effect.p, effect.d_z) if effect else (None, None)
+    gap = ahead.difference if ahead else None
+    ties = len(points) - wins - losses
+    return Verdict(wins, ties, losses, interval(rates), p, d_z, left, gap, cost)
 
 
 def _effect(ours: ByPrompt, theirs: ByPrompt) -> Effect:
     return effects({"": ours}, theirs)[""]
 
 
-def _by_prompt(keys: Sequence[Key], values: Sequence[float]) -> dict[object, Sequence[float]]:
+def _by_prompt(keys: Sequence[Key], values: Sequence[float]) -> dict[object, list[float]]:
     grouped: dict[object, list[float]] = {}
     for (prompt, _), value in zip(keys, values, strict=True):
         grouped.setdefault(prompt, []).append(value)

@@ -181,7 +181,7 @@ def _facts(meta: Mapping[str, Any]) -> list[list[str]]:
     """The metadata of a run, as texts."""
     facts = []
     for key, value in meta.items():
-        if key in ("plan", "schema") or value is None:
+        if key in ("plan", "schema", "models", "data") or value is None:
             continue
         if key == "git" and isinstance(value, Mapping):
             value = f"{value.get('revision')}{', changed since' if value.get('dirty') else ''}"

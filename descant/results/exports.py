@@ -22,6 +22,21 @@ class Format(StrEnum):
     SAFE_RLHF = "safe_rlhf"
 
 
+class Tracker(StrEnum):
+    """Experiment trackers."""
+
+    WANDB = "wandb"
+    MLFLOW = "mlflow"
+    TRACKIO = "trackio"
+
+
+class Text(StrEnum):
+    """How a section of a paper is written."""
+
+    MARKDOWN = "markdown"
+    LATEX = "latex"
+
+
 def _row(kind: Format, record: Record, name: str) -> Record:
     """A model output of AlpacaEval, or a row of ARGS and GenARM."""
     text = record["text"]

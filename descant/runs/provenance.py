@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..disk import reading, replace
+from ..results.folder import META
 
 
 def provenance(device: str, dtype: str | None, seed: int) -> dict[str, Any]:
@@ -32,6 +38,14 @@ def provenance(device: str, dtype: str | None, seed: int) -> dict[str, Any]:
         "command": " ".join(sys.argv),
         "seed": seed,
     }
+
+
+def add_to_meta(folder: Path, more: Mapping[str, Any]) -> None:
+    """Add to a folder's ``meta.json``; one that cannot be read is written anew."""
+    file, meta = folder / META, {}
+    with suppress(ValueError), reading(file):
+        meta = dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+    replace(file, json.dumps({**meta, **more}, indent=1, ensure_ascii=False))
 
 
 def now() -> str:

@@ -9,16 +9,19 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ..api import where
 from ..errors import DescantError
 from ..grammar import FormulaError, did_you_mean
 from ..inputs.expand import Row, key_of
 from ..inputs.prompts import read_items, readable
 from ..inputs.runfile import RunFile, RunFileError
 from ..inputs.sections import FORMULA
-from ..results.folder import COMPLETIONS, Journal, Record
+from ..results.folder import COMPLETIONS, META, Journal, Record
+from .origins import origins
 from .processes import prints, this_process, world_size
+from .provenance import add_to_meta, now, provenance
 from .resume import resumed
 
 if TYPE_CHECKING:
@@ -131,13 +134,26 @@ def run_to_folder(run: RunFile, decoder: Decoder, folder: Path) -> Iterator[Reco
         RunFileError: the folder holds another run, or the data cannot be read.
     """
     progress = None if prints() else False
-    yield from rows_to_folder(run, partial(records, run, decoder, progress=progress), folder)
+
+    def about() -> dict[str, Any]:
+        _, device = where(run.dtype, run.device)
+        known = provenance(device, run.dtype, run.generate.seed)
+        return {**known, "plan": {FORMULA: str(decoder.plan)}}
+
+    decode = partial(records, run, decoder, progress=progress)
+    yield from rows_to_folder(run, decode, folder, about)
 
 
 def rows_to_folder(
-    run: RunFile, decode: Callable[[Sequence[Row]], Iterator[Record]], folder: Path
+    run: RunFile,
+    decode: Callable[[Sequence[Row]], Iterator[Record]],
+    folder: Path,
+    about: Callable[[], dict[str, Any]] | None = None,
 ) -> Iterator[Record]:
-    """As ``run_to_folder``; ``decode`` makes the lines of rows, in any order."""
+    """As ``run_to_folder``; ``decode`` makes the lines of rows, in any order.
+
+    ``about`` is the content of ``meta.json`` before the first of them.
+    """
     if run.data is None:
         raise RunFileError("the run file has no data; add data: {path: …}, or give --prompt")
     items, process = read_items(run.data), this_process(run.device)
@@ -151,7 +167,11 @@ def rows_to_folder(
         if not missing:
             return
         journal = Journal(folder, COMPLETIONS)
+        if process.first and about is not None and not (folder / META).is_file():
+            add_to_meta(folder, about())
         for record in decode([row for row in rows if row.item.id in missing]):
             if process.first and key_of(record) not in done:
                 journal.add([record])
                 yield record
+        if process.first:
+            add_to_meta(folder, {"finished": now(), **origins(run, len(items))})

@@ -18,6 +18,7 @@ from ..results.front import preferences
 from ..results.recovered import gap_ends
 from ..results.tables import check_tables
 from ..runs.models import Models, declared_models
+from ..runs.origins import origins
 from ..runs.processes import this_process
 from ..runs.provenance import now, provenance
 from ..runs.resume import gather, resumed
@@ -59,7 +60,8 @@ def sweep(run: RunFile, folder: Path, source: Source | None = None) -> bool:
         if process.first:
             gather(folder)
             records = Journal(folder, COMPLETIONS).records()
-            clock.write(finished=now(), tokens=sum(len(line["token_ids"]) for line in records))
+            tokens = sum(len(line["token_ids"]) for line in records)
+            clock.write(finished=now(), tokens=tokens, **origins(run, len(items)))
     return process.first
 
 

@@ -103,3 +103,10 @@ def test_the_report_page(tmp_path) -> None:
     sweep(run_of(tmp_path), folder)
     Page("docs/report.md").run(replaced={"runs/first": str(folder)})
     assert (folder / "report.html").is_file()
+
+
+def test_the_experiments_page(tmp_path) -> None:
+    folder = tmp_path / "first"
+    sweep(run_of(tmp_path), folder)
+    [(_, printed)] = Page("docs/experiments.md").run(replaced={"runs/first": str(folder)})
+    assert "[@xu2025genarm]" in printed and "SHA-256" in printed
