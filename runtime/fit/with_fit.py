@@ -25,7 +25,15 @@ from . import differentiable
 from .composed import ComposedLikelihood, parts_of
 from .kept_scores import KeptScores, dtype_that_fits
 from .likelihoods import LikelihoodOfTexts, Texts
-from .objectives import LIKELIHOOD, OBJECTIVES, PREFERENCE, REWARD, PreferenceLoss, held_out, objective_of
+from .objectives import (
+    LIKELIHOOD,
+    OBJECTIVES,
+    PREFERENCE,
+    REWARD,
+    PreferenceLoss,
+    held_out,
+    objective_of,
+)
 from .optimise import Optimum, by_gradients, newton, uncertainty
 from .reading import read_texts
 from .result import Fit, run_file_of
@@ -103,7 +111,9 @@ class WithFit:
                 problem = 'objective "reward" takes a reward, and no completions'
                 raise ArgumentError(f'{problem}: fit(prompts, objective="reward", reward="rm")')
             if self._by_rewards is None:
-                raise ArgumentError("a fit by rewards is for decoders that descant.compile has made")
+                raise ArgumentError(
+                    "a fit by rewards is for decoders that descant.compile has made"
+                )
             own = {"constraints": constraints, "holdout": holdout, "seed": seed, "bounds": bounds}
             more = {"params": params, "batch_size": batch_size, "progress": progress}
             return self._by_rewards(self, prompts, reward, **own, **more, **options)
