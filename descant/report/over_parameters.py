@@ -108,9 +108,10 @@ def _panel(
             lines.setdefault(key, []).append((point["params"][across], [mean, *ends]))
     for formula, value in sorted(lines, key=lambda line: (line[0], line[1] or 0.0)):
         known = sorted(lines[formula, value])
-        number = formula if not apart else _values(data)[apart].index(value)
+        number, label = formula, data["formulas"][formula]["name"]
+        if value is not None:
+            number, label = _values(data)[apart].index(value), f"{apart} = {value:g}"
         colour, marker = COLOURS[number % 6], MARKERS[number % 6]
-        label = data["formulas"][formula]["name"] if not apart else f"{apart} = {value:g}"
         x, (y, low, high) = [at for at, _ in known], zip(*(each for _, each in known), strict=True)
         axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
         axes.plot(x, y, color=colour, marker=marker, markersize=4, linewidth=1, label=label)
