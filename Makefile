@@ -6,14 +6,17 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint c
 
 MINUTES ?= 5
 
-.PHONY: help demo test quick lint format demo-models chat-arms bench faults fuzz soak clean
+.PHONY: help demo test lowest newest quick lint format docs demo-models chat-arms bench faults fuzz soak clean
 
 help:
 	@echo "make demo         install, and run the demonstration"
 	@echo "make test         install, and run every test"
 	@echo "make quick        the tests that are not marked slow"
+	@echo "make lowest       the quick tests on the lowest torch and transformers that are allowed"
+	@echo "make newest       the quick tests on the newest of every package"
 	@echo "make lint         ruff, and mypy --strict over the installed package"
 	@echo "make format       ruff's formatter"
+	@echo "make docs         the pages and the reference as a site, in build/site"
 	@echo "make demo-models  train the demo models again"
 	@echo "make chat-arms    train the chat demo's arm again"
 	@echo "make bench        measure this machine against plain transformers"
@@ -26,6 +29,13 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
+
+# Each has an environment of its own; what else is needed is the newest that fits.
+lowest newest: export PIP_CONSTRAINT = $(if $(filter lowest,$@),$(CURDIR)/.ci/lowest.txt)
+lowest newest:
+	$(PYTHON) -m venv .venv/$@
+	.venv/$@/bin/pip install --quiet --disable-pip-version-check --upgrade --editable ".[dev]"
+	.venv/$@/bin/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal -m "not slow"
 
 quick: $(VENV)/.dev
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal -m "not slow"
@@ -40,6 +50,12 @@ lint: $(VENV)/.dev
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(VENV)/.dev
+	rm -rf build
+	$(INSTALL) --no-deps --target build/documented .
+	$(BIN)/python -m mkdocs build --strict --quiet
+	@echo "build/site/index.html"
 
 demo-models: $(VENV)/.dev
 	OMP_WAIT_POLICY=passive $(BIN)/python -m examples.demo_models.recipe

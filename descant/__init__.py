@@ -1,8 +1,10 @@
 """descant: combine language models while they decode, one formula, one batched step.
 
 >>> import descant
->>> decoder = descant.compile("base + 0.5*arm", models={"base": base, "arm": arm})  # doctest: +SKIP
->>> decoder.generate("Hello", max_new_tokens=16)[0].text  # doctest: +SKIP
+>>> from descant.demo import models
+>>> decoder = descant.compile("base + 0.5*arm_help", models=models())
+>>> print(len(decoder.generate("Hello", max_new_tokens=16)[0].token_ids))
+16
 
 Importing this imports neither torch nor transformers; the first ``compile`` does.
 """
@@ -21,6 +23,8 @@ from .grammar import FormulaError, parse  # noqa: E402
 
 if TYPE_CHECKING:
     from .api import compile
+    from .extend import Scores, logits_processor, operator, scalar_function, stage
+    from .formula.words.signature import Limits
     from .models import ModelError, ModelSpec
     from .models.functions import reward
     from .models.tables import RuleReward, TableModel
@@ -28,22 +32,28 @@ if TYPE_CHECKING:
     from .runtime.hf.logits_processor import FormulaProcessor
     from .scoring import score
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "Completion",
     "Decoder",
     "DescantError",
     "FormulaError",
     "FormulaProcessor",
+    "Limits",
     "ModelError",
     "ModelSpec",
     "RuleReward",
+    "Scores",
     "TableModel",
     "__version__",
     "compile",
+    "logits_processor",
+    "operator",
     "parse",
     "reward",
+    "scalar_function",
     "score",
+    "stage",
 ]
 
 _MODULES = {

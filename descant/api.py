@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from inspect import signature
 from typing import Any
 
@@ -79,11 +80,12 @@ def compile(
         TypeError: an unknown argument, and where it belongs.
         ValueError: a share of memory, or a way of ``parallel``, that there is not.
 
-    >>> import descant
-    >>> base, arm = (descant.TableModel.random(vocabulary=8, seed=seed) for seed in (1, 2))
-    >>> decoder = descant.compile("base + 0.5*arm", models={"base": base, "arm": arm})
-    >>> decoder.generate([3, 1], max_new_tokens=4)[0].token_ids
-    [5, 4, 0, 5]
+    Examples:
+        >>> import descant
+        >>> base, arm = (descant.TableModel.random(vocabulary=8, seed=seed) for seed in (1, 2))
+        >>> decoder = descant.compile("base + 0.5*arm", models={"base": base, "arm": arm})
+        >>> decoder.generate([3, 1], max_new_tokens=4)[0].token_ids
+        [5, 4, 0, 5]
     """
     _refuse(others)
     cache = CacheConfig(enable_prefix_caching, gpu_memory_utilization)
@@ -100,8 +102,15 @@ def compile(
     binder = DraftBinder(specs, names, word, default, pool)
     asynchronous = partial(AsyncDecoder, slots=max_num_seqs, max_model_len=max_model_len)
     return Decoder(
-        bound, params, capture, cache=cache, draft_binder=binder, make_asynchronous=asynchronous
-    )
+        bound, params, capture, cache=cache, draft_binder=binder, make_asynchronous=asynchronous,
+        by_rewards=_by_rewards,
+    )  # fmt: skip
+
+
+def _by_rewards(decoder: Any, prompts: Any, reward: Any, **options: Any) -> Any:
+    """``Decoder.fit`` by rewards, whose module is built upon this one."""
+    rewards = import_module(".fit.rewards.in_memory", __package__)
+    return rewards.fit_by_rewards(decoder, prompts, reward, **options)
 
 
 def term_parallel_of(parallel: str | None, device: str) -> TermParallel | None:

@@ -41,6 +41,8 @@ from .options import (
 )
 from .results.exports import export
 from .serve.command import serve
+from .show.pages import docs
+from .show.quiet import quiet_imports
 from .show.terminal import Screen, visible
 
 app = typer.Typer(
@@ -54,6 +56,7 @@ console = Screen()
 
 def main() -> None:
     """Run the command line."""
+    quiet_imports()
     run_app(partial(app, prog_name="descant"))
 
 
@@ -101,6 +104,7 @@ def demo(
 
 
 app.command()(doctor)
+app.command()(docs)
 
 
 @app.command()
@@ -228,6 +232,37 @@ def sweep(
     on_ray = ray_options(ray, ray_actors, ray_gpus, ray_rows)
     sweep_rows(run_file, folder, console.for_tables(), on_ray)
     _print_files(export(folder, format_ or [], by_point=True))
+
+
+@app.command()
+@resumable()
+def fit(
+    file: RunFilePath,
+    set_: Overrides = None,
+    import_: Imports = None,
+    formula: FormulaName = None,
+    capture: Capture = None,
+    enable_prefix_caching: PrefixCaching = None,
+    gpu_memory_utilization: MemoryUtilization = None,
+    resume: Annotated[
+        bool, option("Go on where an earlier fit was stopped.", "", "--resume/--no-resume")
+    ] = True,
+    output: Annotated[File, option("The folder of the fit.", "the file's output")] = None,
+) -> None:
+    """A formula's parameters, found instead of guessed: from texts, preferences or rewards.
+
+    fitted.yaml is the run file with the values put in; report.html shows how sure they are.
+    """
+    from .fit.command import fit_run
+    from .inputs.runfile import read_run_file
+    from .runs.run import of_one_formula
+
+    run_file = read_run_file(
+        file, set_ or [], capture=capture, enable_prefix_caching=enable_prefix_caching,
+        gpu_memory_utilization=gpu_memory_utilization,
+    )  # fmt: skip
+    folder = _folder(file, output, run_file.output)
+    fit_run(of_one_formula(run_file, formula), folder, console.for_tables(), resume)
 
 
 @app.command()

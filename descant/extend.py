@@ -85,6 +85,16 @@ def operator(
     Raises:
         ArgumentError: the name is taken, a parameter is neither scores nor a number, or the trial
             shows rows that are mixed, another shape, or NaN from finite scores.
+
+    Examples:
+        >>> import torch, descant
+        >>> @descant.operator
+        ... def halfway(x, y, share=0.5):
+        ...     \"\"\"Between x and y.\"\"\"
+        ...     return (1 - share) * x + share * y
+        >>> models = {name: descant.TableModel(torch.eye(2)) for name in ("base", "arm")}
+        >>> print(descant.compile("halfway(base, arm, 0.3)", models).plan.formula)
+        halfway(base, arm, 0.3)
     """
     if function is None:
         return lambda each: operator(each, state=state, on_shift=on_shift, vocabulary=vocabulary)
@@ -120,6 +130,16 @@ def stage(function: Any = None, *, state: Callable[[], Any] | None = None) -> An
 
     Raises:
         ArgumentError: the name is taken, or a parameter is not a number.
+
+    Examples:
+        >>> import torch, descant
+        >>> @descant.stage
+        ... def flatter(scores, by=2.0):
+        ...     \"\"\"Divides the scores.\"\"\"
+        ...     return scores / by
+        >>> base = descant.TableModel(torch.eye(2))
+        >>> print(descant.compile("base | flatter(3)", {"base": base}).plan.formula)
+        base | flatter(3)
     """
     if function is None:
         return lambda each: stage(each, state=state)
@@ -165,11 +185,12 @@ def logits_processor(
         ValueError: the name is taken, or the processor is for more than rows of ids and scores
             (an encoder's ids, guidance, audio codebooks, …); the message says what to write.
 
-    >>> from transformers import NoRepeatNGramLogitsProcessor
-    >>> import descant
-    >>> descant.logits_processor("no_repeat_trigram", NoRepeatNGramLogitsProcessor(3))
-    >>> "no_repeat_trigram" in descant.formula.STAGES
-    True
+    Examples:
+        >>> from transformers import NoRepeatNGramLogitsProcessor
+        >>> import descant
+        >>> descant.logits_processor("no_repeat_trigram", NoRepeatNGramLogitsProcessor(3))
+        >>> "no_repeat_trigram" in descant.formula.STAGES
+        True
     """
     by_row = RowProcessor(name, processor, factory)
 
@@ -189,6 +210,16 @@ def scalar_function(function: Callable[..., float]) -> Callable[..., float]:
 
     Raises:
         ValueError: the name is taken.
+
+    Examples:
+        >>> import math, torch, descant
+        >>> @descant.scalar_function
+        ... def logistic_of(x):
+        ...     return 1 / (1 + math.exp(-x))
+        >>> base = descant.TableModel(torch.eye(2))
+        >>> decoder = descant.compile("logistic_of(a)*base", {"base": base}, params={"a": 0})
+        >>> decoder.generate([0], max_new_tokens=1)[0].token_ids
+        [0]
     """
     name = function.__name__
     _free(name)

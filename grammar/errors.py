@@ -25,11 +25,13 @@ class FormulaError(DescantError, ValueError):
         cure: one line on what to write instead; empty where there is nothing to suggest.
         more: the part of the documents about it; empty where there is none.
 
-    >>> print(FormulaError("no model is named bse", "bse + arm", Span(0, 3), "did you mean base?"))
-    no model is named bse
-      bse + arm
-      ^^^
-    did you mean base?
+    Examples:
+        >>> problem, cure = "no model is named bse", "did you mean base?"
+        >>> print(FormulaError(problem, "bse + arm", Span(0, 3), cure))
+        no model is named bse
+          bse + arm
+          ^^^
+        did you mean base?
     """
 
     def __init__(self, problem: str, text: str, span: Span, cure: str = "", more: str = "") -> None:

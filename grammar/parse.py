@@ -54,8 +54,9 @@ def parse(formula: str) -> Node:
             ``PARENTHESES``, ``NESTING``, ``DEPTH``.
         TypeError: ``formula`` is not a string.
 
-    >>> parse("base + 0.5*arm").right
-    Binary(op='*', left=Number(value=Fraction(1, 2)), right=Name(name='arm'))
+    Examples:
+        >>> parse("base + 0.5*arm").right
+        Binary(op='*', left=Number(value=Fraction(1, 2)), right=Name(name='arm'))
     """
     if not isinstance(formula, str):
         raise ArgumentTypeError(f"a formula is a string, not {type(formula).__name__}")

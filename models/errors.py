@@ -9,7 +9,7 @@ from typing import Literal
 
 from ..errors import QUOTED, DescantError, short_message, shortened
 
-PAGE = "docs/how-do-i.md"
+PAGE = "descant docs how-do-i"  # the command that shows it
 Topic = Literal[  # anchors of that page, for questions that an error may be the start of
     "vocabulary", "tokenizers", "chat-templates", "negative-prompts", "adapters", "gptq", "memory",
     "per-request-weights",
@@ -17,7 +17,7 @@ Topic = Literal[  # anchors of that page, for questions that an error may be the
 
 
 def page_link(topic: Topic) -> str:
-    """The answer to a topic's question in the documentation."""
+    """The command that shows the answer to a topic's question."""
     return f"{PAGE}#{topic}"
 
 

@@ -137,10 +137,11 @@ def reward(function: Callable[..., Any]) -> FunctionReward:
     Raises:
         ArgumentError: it needs another argument.
 
-    >>> def short(completions, **kwargs):
-    ...     return [-float(len(text)) for text in completions]
-    >>> reward(short)
-    descant.reward(short)
+    Examples:
+        >>> def short(completions, **kwargs):
+        ...     return [-float(len(text)) for text in completions]
+        >>> reward(short)
+        descant.reward(short)
     """
     return FunctionReward(function)
 

@@ -69,6 +69,15 @@ class TableModel(TableLane):
     Args:
         table: ``(V, V)``; row u holds the logits of what follows token u.
         eos: the token that ends a text, if any.
+
+    Raises:
+        ArgumentError: the table is not square.
+
+    Examples:
+        >>> import torch, descant
+        >>> base = descant.TableModel(torch.tensor([[0.0, 1.0], [2.0, 0.0]]))
+        >>> descant.compile("base", {"base": base}).generate([0], max_new_tokens=3)[0].token_ids
+        [1, 0, 1]
     """
 
     def __init__(self, table: Tensor, eos: int | None = None) -> None:
@@ -87,7 +96,22 @@ class TableModel(TableLane):
 
 
 class RuleReward(TableLane):
-    """A reward by rule: ``table[u, v]`` for the candidate v after the token u."""
+    """A reward by rule: ``table[u, v]`` for the candidate v after the token u.
+
+    Args:
+        table: ``(V, V)``; row u holds the rewards of what follows token u.
+
+    Raises:
+        ArgumentError: the table is not square.
+
+    Examples:
+        >>> import torch, descant
+        >>> models = {"base": descant.TableModel(torch.zeros(3, 3))}
+        >>> models["rm"] = descant.RuleReward(torch.tensor([[0.0, 0, 1], [0, 0, 1], [1, 0, 0]]))
+        >>> decoder = descant.compile("base | rerank(rm, k=3, w=1)", models)
+        >>> decoder.generate([0], max_new_tokens=3)[0].token_ids
+        [2, 0, 2]
+    """
 
     def rewards(self, candidates: Tensor) -> tuple[Tensor, Tensor]:
         """``(rows, k)`` candidates to ``(rows, k, 1)`` rewards, and ``(rows, 1)`` of the texts."""

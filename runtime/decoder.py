@@ -24,6 +24,7 @@ from .hf.custom_generate import generate_with
 from .loops.decode import decode
 from .loops.loglikelihood import Likelihood, likelihoods
 from .loops.teacher_forcing import scores_along
+from .per_prompt.with_gates import WithGates
 from .requests.build import RequestBuilder, refuse_search
 from .requests.completions import check_completion, pair_completions
 from .requests.hints import SamplerFields
@@ -33,7 +34,7 @@ from .session import Session
 from .with_declared_models import Asynchronous, WithDeclaredModels
 
 
-class Decoder(WithFit, WithDeclaredModels):
+class Decoder(WithFit, WithGates, WithDeclaredModels):
     """A compiled formula. Made by ``descant.compile``.
 
     Attributes:
@@ -70,10 +71,6 @@ class Decoder(WithFit, WithDeclaredModels):
         """``generate``; or, called by a model's ``generate``, its decoding loop."""
         by_model = "model" in kwargs or (args and hasattr(args[0], "generation_config"))
         return generate_with(self, *args, **kwargs) if by_model else self.generate(*args, **kwargs)
-
-    def __repr__(self) -> str:
-        params = f", params={self._params}" if self._params else ""
-        return f"Decoder({self._bound.plan.formula!r}{params})"
 
     def generate(
         self,
@@ -319,10 +316,10 @@ class Decoder(WithFit, WithDeclaredModels):
         batch_size: int = 32,
         progress: bool | None = None,
     ) -> list[Likelihood]:
-        """How likely given completions are, read in batches; not for a formula that searches.
+        """How likely completions are, in nats, read in batches; not for a formula that searches.
 
         Args:
-            prompts: as for ``generate``, and so is all that has a name of its arguments.
+            prompts, params, batch_size, progress: as for ``generate``.
             completions: one per prompt, or many of one prompt: token ids, or text that follows the
                 prompt's tokens, encoded by itself and without special tokens; a space that it
                 begins with is the one that tokenizers of SentencePiece's kind write themselves.

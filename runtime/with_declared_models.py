@@ -43,6 +43,10 @@ class WithDeclaredModels:
     _by_rewards: Any
     _asynchronous: Asynchronous | None
 
+    def __repr__(self) -> str:
+        params = f", params={self._params}" if self._params else ""
+        return f"Decoder({self._bound.plan.formula!r}{params})"
+
     @property
     @abstractmethod
     def lanes(self) -> list[Any]:

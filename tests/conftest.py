@@ -6,7 +6,9 @@ import gc
 import os
 import re
 import shutil
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib import import_module
@@ -21,6 +23,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # these models are too small to share
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 gc.set_threshold(20_000, 20, 20)  # of the many objects of a forward, few are in cycles
+
+
+def pytest_configure() -> None:
+    """A background job ignores SIGINT, and so would the processes whose Ctrl-C is tested."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -65,8 +73,25 @@ def _only_side_by_side(item: pytest.Item) -> bool:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    for line in real_models.summary(terminalreporter.stats):
+    for line in (*real_models.summary(terminalreporter.stats), *_missed(terminalreporter.stats)):
         terminalreporter.write_line(line)
+
+
+NEEDED = {  # what some skip for: words of their reason, and how to have it
+    "browsers": ("chromium", "apt-get install chromium, or python -m playwright install chromium"),
+    "published outputs": ("own code at", "see Recorded outputs in CONTRIBUTING.md"),
+}
+
+
+def _missed(stats: dict[str, list[Any]]) -> list[str]:
+    """How many comparisons were skipped for want of something, and how to have it."""
+    reasons = [str(report.longrepr) for report in stats.get("skipped", ())]
+    counts = {name: sum(said in reason for reason in reasons) for name, (said, _) in NEEDED.items()}
+    return [
+        f"{name}: {count} comparisons skipped; {NEEDED[name][1]}"
+        for name, count in counts.items()
+        if count
+    ]
 
 
 @pytest.fixture(scope="session")

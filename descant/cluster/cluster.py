@@ -88,6 +88,9 @@ class Cluster:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         self._share = share_of(self._options, nodes, self._run.parallel)
         self.device = str(self._share)
+        if self._share.room < self._share.actors:
+            few = "%s; there is room for %d, and the others wait for nodes"
+            _log.warning(few, self._share, self._share.room)
         self._groups: list[Any] = []  # that run
         self._starting: list[Any] = []
         self._failures, self._why = 0, ""
@@ -109,6 +112,11 @@ class Cluster:
         self._groups, self._starting = [], []
         if self._owned:
             ray.shutdown()
+
+    @property
+    def decoders(self) -> int:
+        """How many decoders run now; others may be starting, or wait for a node with room."""
+        return len(self._groups)
 
     def complete(self, rows: Sequence[Row]) -> Iterator[Record]:
         """The lines of the rows of a run with one formula, all samples of a prompt adjacent."""

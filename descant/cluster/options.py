@@ -48,12 +48,17 @@ def ray_options(
 
 @dataclass(frozen=True)
 class Share:
-    """What each decoder gets: ``ranks`` processes with so many GPUs and CPUs each."""
+    """What each decoder gets: ``ranks`` processes with so many GPUs and CPUs each.
+
+    Attributes:
+        room: how many decoders the nodes have room for now.
+    """
 
     actors: int
     ranks: int
     gpus: float
     cpus: float
+    room: int
 
     def __str__(self) -> str:
         what = f"{self.gpus * self.ranks:g} GPUs" if self.gpus else f"{self.cpus:g} CPUs"
@@ -91,12 +96,13 @@ def share_of(
         if not room:
             have = ", ".join(f"{own:g}" for own in most)
             raise ArgumentError(f"no node has {gpus:g} GPUs for a decoder; the nodes have {have}")
-        return Share(options.actors or room, ranks, gpus / ranks, 1)
+        return Share(options.actors or room, ranks, gpus / ranks, 1, room)
     cpus = [float(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1]
     if not cpus:
         raise ArgumentError("no node of the cluster has a CPU to decode with")
     actors = options.actors or len(cpus)
-    return Share(actors, 1, 0, max(1, min(int(min(cpus)), int(sum(cpus) // actors))))
+    each = max(1, min(int(min(cpus)), int(sum(cpus) // actors)))
+    return Share(actors, 1, 0, each, sum(int(own // each) for own in cpus))
 
 
 def rows_of_task(rows: int, actors: int, batch_size: int) -> int:

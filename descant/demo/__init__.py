@@ -51,7 +51,7 @@ PROMPTS: tuple[str, ...] = (
 def models(weights: Path | str = WEIGHTS) -> dict[str, dict[str, str]]:
     """Return the spec of every demo model, by the name that formulas use.
 
-    Example:
+    Examples:
         >>> models()["arm_help"]["on"]
         'base'
     """

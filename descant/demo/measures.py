@@ -15,7 +15,7 @@ RUN = 4  # words
 def words(text: str) -> int:
     """How many words a text has.
 
-    Example:
+    Examples:
         >>> words("Boil water, then wait.")
         4
     """
@@ -25,7 +25,7 @@ def words(text: str) -> int:
 def repeated(text: str) -> float:
     """The share of a text's runs of four words that it has had before.
 
-    Example:
+    Examples:
         >>> repeated("to be or not to be or not")
         0.2
     """
@@ -37,7 +37,7 @@ def repeated(text: str) -> float:
 def pirate_words(text: str) -> int:
     """How many words of a text are a pirate's.
 
-    Example:
+    Examples:
         >>> pirate_words("Aye, the sea!"), pirate_words("Yes, the season.")
         (2, 0)
     """
@@ -47,7 +47,7 @@ def pirate_words(text: str) -> int:
 def has_list(text: str) -> bool:
     """Whether two of a text's lines begin with a bullet or a number, and then a word.
 
-    Example:
+    Examples:
         >>> has_list("Two steps: 1. boil, 2. wait"), has_list("1. Boil.\\n2. Wait.")
         (False, True)
     """

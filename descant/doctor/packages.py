@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import __version__
-from ..extras import ENABLES
+from ..extras import CHECKOUT, ENABLES, pip_install
 from .findings import BROKEN, MISSING, Finding, checked
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
-CHECKOUT = Path(__file__).resolve().parents[2] / "pyproject.toml"
 PYTHON = (3, 11)
 UNIONS = ("all",)  # extras that are made of others
 
@@ -60,7 +59,7 @@ def extras() -> Iterator[Finding]:
         fits = {item.name: version for item in requirements if (version := _fitting(item))}
         missing = [_bare(item) for item in requirements if item.name not in fits]
         message = ENABLES.get(extra, "") + (f"; missing: {', '.join(missing)}" if missing else "")
-        cure, data = _pip(extra) if missing else "", {"installed": fits, "missing": missing}
+        cure, data = pip_install(extra) if missing else "", {"installed": fits, "missing": missing}
         yield checked(f"descant[{extra}]", message, cure, MISSING, **data)
 
 
@@ -130,9 +129,3 @@ def _fitting(requirement: Requirement) -> str | None:
 
 def _bare(requirement: Requirement) -> str:
     return f"{requirement.name}{requirement.specifier}"
-
-
-def _pip(extra: str) -> str:
-    """The command for an extra: from the folder of a checkout, or by name."""
-    where = CHECKOUT.parent if CHECKOUT.is_file() else "descant"
-    return f'pip install {"-e " if CHECKOUT.is_file() else ""}"{where}[{extra}]"'

@@ -52,6 +52,8 @@ class RunFileError(SettingsError):
 class RunFile(Strict):
     """A run file. ``descant sweep`` alone reads the keys from ``sweep`` on, but for ``merge``.
 
+    ``descant fit`` reads ``fit``, and ``score`` and ``front``.
+
     ``capture``, ``enable_prefix_caching`` and ``gpu_memory_utilization`` are as ``compile`` takes
     them. With ``parallel: terms``, each process holds some of the models and all decode the same
     rows; without it, the processes of a sweep divide its prompts.

@@ -45,6 +45,32 @@ def page(
     )  # fmt: skip
 
 
+def static_page(
+    title: str,
+    eyebrow: str,
+    formula: str,
+    facts: str,
+    tables: Sequence[Mapping[str, Any]],
+    pictures: Sequence[str],
+    notes: Sequence[str] = (),
+) -> str:
+    """A page without scripts: tables with a ``title``, a ``head`` and ``rows``, and PNG pictures.
+
+    Pictures are in base64.
+    """
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    from .. import __version__
+
+    style = _read("page.css")
+    environment = Environment(autoescape=True, undefined=StrictUndefined)
+    return environment.from_string(_read("static.html")).render(
+        title=title, eyebrow=eyebrow, formula=formula, facts=facts, tables=tables, notes=notes,
+        pictures=pictures, version=__version__, style=Markup(style), style_hash=_hash(style),
+    )  # fmt: skip
+
+
 def embedded(data: Any) -> str:
     """JSON that is safe inside a script element, whatever text it holds; no NaN.
 

@@ -30,6 +30,7 @@ _LATER = (
     "enable_prefix_caching",
     "gpu_memory_utilization",
 )  # may change when a run resumes
+_LATER_IN_FIT = ("trials", "grid", "weights")  # the same of a fit: a search may be longer
 _SHOWN = 3  # differences that a message names
 
 
@@ -93,7 +94,8 @@ def prepare(
 ) -> None:
     """Write the resolved run file, or check that the folder's own is the same.
 
-    Scores, the front, tables and how steps are taken may change when a run resumes, and ``free``
+    Scores, the front, tables, the length of a search and how steps are taken may change when a run
+    resumes, and ``free``
     models, which no formula reads, unless a score has used them; before anything is completed,
     everything may.
     The other command's folder is refused: where a run ``sweeps``, each row has its own seed.
@@ -131,6 +133,9 @@ def _check_prompts(items: Iterable[Item], records: Iterable[Record], data: str) 
 
 def _check_same(before: Record, now: Record, folder: Path, free: Collection[str]) -> None:
     old, new = ({k: v for k, v in side.items() if k not in _LATER} for side in (before, now))
+    for side in (old, new):
+        if (fit := side.get("fit")) is not None:
+            side["fit"] = {k: v for k, v in fit.items() if k not in _LATER_IN_FIT}
     for name in free:
         if before["models"].get(name) != now["models"].get(name):
             _check_unscored(name, before["score"] or {}, now["score"] or {}, folder)

@@ -47,6 +47,13 @@ def score(
     Raises:
         FormulaError: an expression that is wrong, marked at the place.
         ModelError: not a reward model, or a text that it cannot read; a function that fails.
+
+    Examples:
+        >>> import descant
+        >>> def short(completions, **kwargs):
+        ...     return [-float(len(text)) for text in completions]
+        >>> descant.score(descant.reward(short), ["Hi?", "Hi?"], ["Hi.", "Hello."])
+        [-3.0, -6.0]
     """
     if len(prompts) != len(texts):
         raise ArgumentError(f"there are {len(prompts)} prompts and {len(texts)} texts")

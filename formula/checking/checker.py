@@ -41,7 +41,7 @@ from .stages import StageChecker
 
 DECLARE = 'declare it under prompts, or write the prompt itself: base@"…"'
 PROMPTS, EXTENDING = (  # answers that an error refers to
-    f"docs/how-do-i.md#{name}" for name in ("negative-prompts", "extending")
+    f"descant docs how-do-i#{name}" for name in ("negative-prompts", "extending")
 )
 
 

@@ -31,7 +31,7 @@ from ..words.operators import OPERATORS, STAGED, Align, Head
 from ..words.stages import STAGES
 from .conditions import CONDITIONS
 
-REWARDS = "docs/how-do-i.md#two-reward-models"  # the answer that an error refers to
+REWARDS = "descant docs how-do-i#two-reward-models"  # the answer that an error refers to
 WRITE = f"write a function of rewards: + - * / ** {' '.join(sorted(IN_A_STEP))} {ANSWER_LENGTH}"
 ALONE = "a reward expression"  # where no stage has it
 ONE_NUMBER, OF_TEXT, WITH_MODEL = range(3)  # without what differs by text, with it, with a model

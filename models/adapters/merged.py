@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ...errors import shortened
+from ...extras import pip_install
 from ..errors import ModelError, read_by_a_library
 from .fields import is_set
 from .lora import WEIGHTS, read_config
@@ -47,7 +48,7 @@ def merged(name: str, base: Any, folder: Path, in_memory: bool = False) -> Any:
     """
     if find_spec("peft") is None:
         problem = f"to merge the adapter {name} needs peft"
-        raise ModelError(problem, 'pip install "descant[train]"', name, "adapters")
+        raise ModelError(problem, pip_install("train"), name, "adapters")
     config = read_config(name, folder)
     _check_installed(name, config)
     if any(parameter.is_meta for parameter in base.parameters()):

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from ...disk import written
 from ...errors import quoted, shortened
+from ...extras import pip_install
 from ..checkpoint.description import LAYERS
 from ..checkpoint.gguf import is_gguf, with_checked_writes
 from ..checkpoint.gguf_header import check_header
@@ -203,7 +204,7 @@ def _of_gguf(name: str, path: str) -> list[_Part]:
 def _check_package(name: str, path: str) -> None:
     if find_spec("gguf") is None:
         problem = f"{name} is the GGUF file {path}, and the package for such files is not installed"
-        raise ModelError(problem, 'pip install "descant[gguf]"', name)
+        raise ModelError(problem, pip_install("gguf"), name)
 
 
 def _directions(name: str, where: str, parts: Iterable[_Part]) -> dict[int, Tensor]:

@@ -31,6 +31,7 @@ from transformers import (
 )
 
 from ...disk import DiskError, disk_error, make_folder, saving, written
+from ...extras import pip_install
 from ..errors import ModelError, first_line, read_by_a_library
 from .gguf_metadata import check_config, check_tokenizer, end_ids, float_type, metadata_of, set_rope
 from .hub import cached, hub_error
@@ -115,7 +116,7 @@ def gguf_file(name: str, path: str, revision: str | None) -> GgufFile:
     """
     if find_spec("gguf") is None:
         problem = f"{name} is the GGUF file {path}, and the package that reads it is not installed"
-        raise ModelError(problem, 'pip install "descant[gguf]"', name)
+        raise ModelError(problem, pip_install("gguf"), name)
     first, count = _first_part(name, path)
     local = os.path.isfile(first)
     if not local and (path.startswith((".", "/", "~")) or path.count("/") < 2):

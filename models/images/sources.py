@@ -15,12 +15,12 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from ...extras import pip_install
 from ..errors import ModelError, first_line
 
 BYTES = 1 << 25  # of an image's file
 PIXELS = 1 << 26
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")  # which PIL decodes by itself
-_NEEDS = 'pip install "descant[images]"'
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,9 @@ def _pil(where: str) -> Any:
     try:
         from PIL import Image
     except ImportError:
-        raise ModelError(f"{where} is an image, and pillow is not installed", _NEEDS) from None
+        raise ModelError(
+            f"{where} is an image, and pillow is not installed", pip_install("images")
+        ) from None
     return Image
 
 

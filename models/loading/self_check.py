@@ -57,7 +57,7 @@ def self_check(name: str, model: Any, reward: bool) -> list[str]:
         problem = f"gives other numbers as rows than alone: {error_size:.0%} off"
     problem = f"{name} ({family}) is of a family that is not among the tested, and it {problem}"
     by_text = ", or declare the reward with read: text" if reward else ""
-    raise ModelError(problem, f"use a family of docs/models.md{by_text}", name)
+    raise ModelError(problem, f"use a family of `descant docs models`{by_text}", name)
 
 
 def _texts(model: Any, alternatives: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol, TypeAlias
 
+from ...extras import pip_install
 from ...formula import Plan
 from ...formula.nodes import Linear, Read, StageAddress, Staged
 from ...formula.printer import written
@@ -18,7 +19,6 @@ from .spec import Constraint
 from .states import MASKED, OF_REQUEST, THOUGHT, AnswerStates
 from .tokens import ConstraintTokens, constraint_tokens
 
-INSTALL = 'pip install "descant[constrain]"'
 Constraints: TypeAlias = Mapping[StageAddress, Constraint]
 
 
@@ -79,7 +79,7 @@ class PlanConstraints:
                 compiled(self.stages[address], self.tokens)
             except ImportError:
                 problem = f"{stage.name} needs llguidance"
-                raise self._plan.error(problem, stage.span, INSTALL) from None
+                raise self._plan.error(problem, stage.span, pip_install("constrain")) from None
             except ConstraintError as error:
                 raise self._plan.error(str(error), stage.span) from None
 

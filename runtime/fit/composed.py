@@ -84,6 +84,19 @@ class ComposedLikelihood:
             np.add.at(value, block.owners.numpy(), own.detach().numpy())
         return PerText(value, gradient) if order else PerText(value)
 
+    def summed(self, values: np.ndarray, texts: Sequence[int]) -> tuple[float, np.ndarray]:
+        """The log-likelihood of some texts together, and its gradient."""
+        theta = torch.tensor(np.asarray(values), dtype=torch.float64, requires_grad=True)
+        chosen = torch.zeros(self._texts.count, dtype=torch.bool)
+        chosen[list(texts)] = True
+        value = 0.0
+        for _, block in self._pieces(1, False):
+            with torch.enable_grad(), allow_mutation_on_saved_tensors():
+                total = self._logprobs(block, theta, self._scores)[chosen[block.owners]].sum()
+                total.backward()
+            value += float(total.detach())
+        return value, np.asarray(theta.grad)
+
     def terms(self, values: np.ndarray) -> list[TermRow]:
         theta = torch.tensor(np.asarray(values), dtype=torch.float64)
         found = []

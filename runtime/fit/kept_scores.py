@@ -8,7 +8,8 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 
 WINDOW = 2**24  # bytes that are mapped at once
 SHARE = 0.5  # of the free disk that a file may take
+KEPT = ".fit-"  # begins the names of files in a folder
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -48,13 +50,51 @@ class KeptScores:
 
     Args:
         dtype: ``float32`` or ``bfloat16``.
+        folder: where the files are, and stay until ``close``; left out, a temporary file.
+        key: of what is kept there; files with another key are begun anew.
     """
 
-    def __init__(self, dtype: str) -> None:
-        self._dtype = DTYPES[dtype]
-        self._file = tempfile.TemporaryFile(prefix="descant-fit-")  # noqa: SIM115, of this object
-        self._numbers: list[Tensor] = []
+    def __init__(self, dtype: str, folder: Path | None = None, key: str = "") -> None:
+        self._dtype, self._paths = DTYPES[dtype], list[Path]()
+        self._numbers = list[Tensor]()
+        self._file: Any
+        self._positions: Any = None
         self.width = 0
+        if folder is None:
+            self._file = tempfile.TemporaryFile(prefix="descant-fit-")  # noqa: SIM115, of this object
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        self._paths = [folder / f"{KEPT}{name}" for name in ("key", "scores", "positions")]
+        if not (self._paths[0].is_file() and self._paths[0].read_text("utf-8") == key):
+            for path in self._paths[1:]:
+                path.write_bytes(b"")
+            self._paths[0].write_text(key, "utf-8")
+        self._file, self._positions = (path.open("r+b") for path in self._paths[1:])
+
+    def resume(self, tokens: Sequence[int]) -> set[int]:
+        """The texts that an earlier process has read to their end; ``tokens`` of each.
+
+        What it kept of others is passed over: they are read again.
+        """
+        if self._positions is None:
+            return set()
+        numbers = np.fromfile(self._positions, np.int64)
+        rows = len(numbers) // 4
+        size = self._dtype.itemsize * (int(numbers[3]) if rows else 1)
+        rows = min(rows, self._file.seek(0, 2) // size)
+        self._file.truncate(rows * size)
+        self._positions.truncate(rows * 32)
+        self._file.seek(0, 2), self._positions.seek(0, 2)
+        kept = torch.from_numpy(numbers[: rows * 4]).view(-1, 4)
+        if not rows:
+            return set()
+        self.width = int(kept[0, 3])
+        counts = torch.bincount(kept[:, 1], minlength=len(tokens)).tolist()
+        done = {i for i, count in enumerate(counts) if 0 < count == tokens[i]}
+        own = kept[:, :3].clone()
+        own[~torch.isin(own[:, 1], torch.tensor(sorted(done))), 1] = -1
+        self._numbers.append(own)
+        return done
 
     def add(self, features: Tensor, numbers: Tensor) -> None:
         """Append ``(n, width)`` float32, and ``(n, 3)`` int64: targets, owners and steps."""
@@ -62,6 +102,11 @@ class KeptScores:
         kept = features.contiguous().to(self._dtype)
         (kept.view(torch.int16) if kept.itemsize == 2 else kept).numpy().tofile(self._file)
         self._numbers.append(numbers)
+        if self._positions is not None:
+            self._file.flush()
+            widths = numbers.new_full((len(numbers), 1), self.width)
+            torch.cat((numbers, widths), dim=1).numpy().tofile(self._positions)
+            self._positions.flush()
 
     def blocks(self, most: int, every: int = 1) -> Iterator[Block]:
         """All positions, at most so many at once; or every so-and-so-many-th block."""
@@ -77,11 +122,18 @@ class KeptScores:
             features = torch.from_numpy(window)
             if self._dtype.itemsize == 2:
                 features = features.view(self._dtype).float()
-            yield Block(features, *numbers[start:stop].unbind(1), start)
+            own = numbers[start:stop]
+            if (own[:, 1] < 0).any():
+                features, own = features[own[:, 1] >= 0], own[own[:, 1] >= 0]
+            yield Block(features, *own.unbind(1), start)
 
-    def close(self) -> None:
-        """Remove the file."""
+    def close(self, finished: bool = True) -> None:
+        """Remove the files; those in a folder stay for another process, where not ``finished``."""
         self._file.close()
+        if self._positions is not None:
+            self._positions.close()
+        for path in self._paths if finished else ():
+            path.unlink(missing_ok=True)
 
 
 def records_of(rows: Sequence[tuple[int, int, int, int]]) -> tuple[Tensor, Tensor]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -68,6 +69,14 @@ class LikelihoodOfTexts(Protocol):
 
     def terms(self, values: np.ndarray) -> list[TermRow]:
         """A row per term, at some values."""
+
+
+@runtime_checkable
+class Summed(Protocol):
+    """A likelihood whose gradient costs less of all texts than of each."""
+
+    def summed(self, values: np.ndarray, texts: Sequence[int]) -> tuple[float, np.ndarray]:
+        """The log-likelihood of some texts together, and its gradient."""
 
 
 def refuse_excluded(of_target: Tensor, owners: Tensor) -> None:

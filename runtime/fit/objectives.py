@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ...errors import ArgumentError
-from .likelihoods import LikelihoodOfTexts
+from .likelihoods import LikelihoodOfTexts, Summed
 
 LIKELIHOOD, PREFERENCE, REWARD = "likelihood", "preference", "reward"
 OBJECTIVES = (LIKELIHOOD, PREFERENCE, REWARD)
@@ -26,6 +26,9 @@ class MinusLogLikelihood:
         self._likelihood, self._texts, self._every = likelihood, list(texts), every
 
     def __call__(self, values: np.ndarray, order: int) -> tuple[float, np.ndarray, np.ndarray]:
+        if order == 1 and isinstance(self._likelihood, Summed):
+            value, gradient = self._likelihood.summed(values, self._texts)
+            return -value, -gradient, np.empty(0)
         of = self._likelihood.per_text(values, order, self._every)
         sums = [-each[self._texts].sum(axis=0) for each in of[: order + 1]]
         first, second = (sums[1:] + [np.empty(0)] * (2 - order))[:2]

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import ArgumentError
+from ...extras import pip_install
 from .space import Space
 
 STEPS = 60
@@ -21,7 +22,6 @@ TOLERANCE = 1e-9  # of a mean per token that the next step would still gain
 NEAR = 1e-7  # of a bound that is hit
 FLAT = 1e-6  # of the largest curvature, relative to the parameters' own
 LARGEST = 1e6  # of a value; beyond it a likelihood grows without end
-INSTALL = 'pip install "descant[fit]"'
 
 Objective = Callable[[np.ndarray, int], tuple[float, np.ndarray, np.ndarray]]  # to minimise
 
@@ -51,7 +51,7 @@ def minimiser() -> Any:
     try:
         from scipy.optimize import minimize
     except ImportError:
-        raise ArgumentError(f"a fit needs scipy: {INSTALL}") from None
+        raise ArgumentError(f"a fit needs scipy: {pip_install('fit')}") from None
     return minimize
 
 

@@ -34,7 +34,11 @@ class Fit:
             ``perplexity``; of preferences, ``accuracy``. Empty where none were held out.
         folds: of a cross-validation, the same for each fold, with the ``params`` it found.
         accuracy: of preferences, the share of pairs whose chosen is more likely, before and after.
+        slices: by parameter, pairs of a value and the log-likelihood there, where asked for.
         notes: what a reader has to know: a bound that is hit, how scores were kept.
+        search: of rewards, as data: ``front``, ``hypervolume`` with its interval, ``convergence``,
+            ``grid`` and what else ``fit.json`` has. Then ``stderr`` is that of each score at the
+            values found, and ``table`` has a row per trial.
     """
 
     params: dict[str, float]
@@ -53,7 +57,9 @@ class Fit:
     holdout: dict[str, Any] = field(default_factory=dict)
     folds: list[dict[str, Any]] = field(default_factory=list, repr=False)
     accuracy: tuple[float, float] | None = None
+    slices: dict[str, list[tuple[float, float]]] = field(default_factory=dict, repr=False)
     notes: tuple[str, ...] = ()
+    search: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def perplexity(self) -> float:
@@ -71,10 +77,19 @@ class Fit:
         centre = np.array([self.params[x], self.params[y]])
         return np.asarray(centre + (axes @ (radii[:, None] * circle)).T)
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> Any:
         """All of it as plain data, for JSON."""
         plain = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return {**plain, "covariance": self.covariance.tolist()}
+        return _finite({**plain, "covariance": self.covariance.tolist()})
+
+
+def _finite(value: Any) -> Any:
+    """The same with None for NaN and infinity, which JSON has not."""
+    if isinstance(value, Mapping):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def run_file_of(

@@ -43,12 +43,13 @@ class FormulaProcessor(LogitsProcessor):
     Raises:
         ValueError: the formula has no such term, or it searches.
 
-    >>> import torch, descant
-    >>> base, arm = (descant.TableModel.random(vocabulary=8, seed=seed) for seed in (1, 2))
-    >>> decoder = descant.compile("base + 0.5*arm", models={"base": base, "arm": arm})
-    >>> processor = descant.FormulaProcessor(decoder)
-    >>> processor(torch.tensor([[3, 1]]), base.table[[1]]).argmax().item()
-    5
+    Examples:
+        >>> import torch, descant
+        >>> base, arm = (descant.TableModel.random(vocabulary=8, seed=seed) for seed in (1, 2))
+        >>> decoder = descant.compile("base + 0.5*arm", models={"base": base, "arm": arm})
+        >>> processor = descant.FormulaProcessor(decoder)
+        >>> processor(torch.tensor([[3, 1]]), base.table[[1]]).argmax().item()
+        5
     """
 
     def __init__(

@@ -8,7 +8,7 @@ formula says as ``head(base, gate)``.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -18,10 +18,9 @@ from torch import Tensor
 from ...errors import ArgumentError
 
 Bounds: TypeAlias = tuple[float, float] | None
-# Per position of a slice, the log-likelihood of its token with ``(n, parameters)`` values.
-Likelihood: TypeAlias = Callable[[Tensor, slice], Tensor]
+# Some positions, and the ``(n,)`` log-likelihoods of their tokens by ``(n, parameters)`` values.
+Piece: TypeAlias = tuple[slice, Callable[[Tensor], Tensor]]
 PENALTIES = (0.1, 1.0, 10.0, 100.0, 1000.0)
-AT_ONCE = 1024  # positions in one piece of a gradient
 
 
 @dataclass(frozen=True)
@@ -79,12 +78,14 @@ def in_formula(bounds: Bounds, head: str) -> str:
     if bounds is None:
         return head
     lower, upper = bounds
-    scaled = f"{_number(upper - lower)}*sigmoid({head})"
-    return scaled if lower == 0 else f"({_number(lower)} + {scaled})"
+    if (lower, upper) == (0, 1):
+        return f"sigmoid({head})"
+    start = "" if lower == 0 else f"{_number(lower)} + "
+    return f"({start}{_number(upper - lower)}*sigmoid({head}))"
 
 
-def fit_gates(
-    likelihood: Likelihood,
+def best_gates(
+    pieces: Callable[[], Iterable[Piece]],
     states: Tensor,
     learnt: Tensor,
     bounds: Sequence[Bounds],
@@ -94,11 +95,11 @@ def fit_gates(
 ) -> Gates:
     """Fit a gate for each parameter.
 
-    ``sum of -log p(token) + penalty/2·|w|²`` is minimised by L-BFGS from gates that are constants,
-    on standardised states, once for each penalty; the held-out tokens choose among these.
+    ``sum of -log p(token) + penalty/2·|w|²`` is minimised by L-BFGS on standardised states, from
+    gates that are constants and from the largest penalty on, until held-out tokens get no better.
 
     Args:
-        likelihood: of the tokens of a slice of the positions.
+        pieces: goes through all positions, in their order.
         states: ``(positions, hidden)`` float32.
         learnt: ``(positions,)``, whether a position is learnt; the others are held out.
         bounds: of each parameter.
@@ -112,7 +113,7 @@ def fit_gates(
     if not bool(learnt.any()) or bool(learnt.all()):
         raise ArgumentError("gates are fitted to some texts and chosen by others; set holdout")
     mean, deviation = states[learnt].mean(0), states[learnt].std(0).clamp(min=1e-6)
-    problem = _Problem(likelihood, (states - mean) / deviation, learnt, list(bounds))
+    problem = _Problem(pieces, (states - mean) / deviation, learnt, list(bounds))
     origin = torch.tensor([_inverse(v, b) for v, b in zip(start, bounds, strict=True)])
     constants = problem.fitted(origin, None)
     constant = problem.mean(constants, held_out=True)
@@ -123,8 +124,9 @@ def fit_gates(
         solution = problem.fitted(solution, penalty)
         held_out = problem.mean(solution, held_out=True)
         say(f"gates, l2 {penalty:g}: {-held_out:.4f} nats per held-out token")
-        if best is None or held_out > best[0]:
-            best = held_out, penalty, solution
+        if best is not None and held_out <= best[0]:
+            break  # smaller penalties fit the learnt texts alone
+        best = held_out, penalty, solution
     assert best is not None
     held_out, penalty, solution = best
     weight = solution[:, 1:] / deviation
@@ -137,22 +139,25 @@ class _Problem:
     """The likelihood of gates on standardised states: ``(parameters, 1 + hidden)`` numbers."""
 
     def __init__(
-        self, likelihood: Likelihood, states: Tensor, learnt: Tensor, bounds: Sequence[Bounds]
+        self,
+        pieces: Callable[[], Iterable[Piece]],
+        states: Tensor,
+        learnt: Tensor,
+        bounds: Sequence[Bounds],
     ) -> None:
-        self._likelihood, self._states, self._learnt = likelihood, states, learnt
+        self._pieces, self._states, self._learnt = pieces, states, learnt
         self._bounds = bounds
 
     def total(self, gates: Tensor, held_out: bool) -> Tensor:
         """The log-likelihood of one part; its gradient is summed up piece by piece."""
         leaf = gates.detach().requires_grad_()
         total = torch.zeros((), dtype=torch.float64)
-        for first in range(0, len(self._states), AT_ONCE):
-            piece = slice(first, min(first + AT_ONCE, len(self._states)))
+        for piece, likelihood in self._pieces():
             counted = self._learnt[piece] != held_out
             if not bool(counted.any()):
                 continue
             values = leaf[:, 0] + self._states[piece] @ leaf[:, 1:].T
-            logprobs = self._likelihood(gated(values, self._bounds), piece)
+            logprobs = likelihood(gated(values, self._bounds))
             part = torch.where(counted, logprobs, 0.0).double().sum()
             if gates.requires_grad:
                 part.backward()
@@ -175,7 +180,7 @@ class _Problem:
         gates = start.clone().requires_grad_()
         optimiser = torch.optim.LBFGS(
             [gates], max_iter=100, history_size=20, line_search_fn="strong_wolfe",
-            tolerance_grad=1e-4, tolerance_change=1e-7,
+            tolerance_grad=1e-3, tolerance_change=1e-6 * len(self._states),
         )  # fmt: skip
 
         def closure() -> Tensor:

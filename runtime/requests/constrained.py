@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...errors import ArgumentError
+from ...extras import pip_install
 from ..binding.bound import Bound
 from ..constraints.compiled import compiled
-from ..constraints.plan import INSTALL
 from ..constraints.spec import FIELD, Constraint, constraint_of
 from ..constraints.states import AfterThought
 from .request import Request
@@ -62,4 +62,4 @@ def _compile(constraint: Constraint, bound: Bound) -> None:
     try:
         compiled(constraint, bound.constraints.tokens)
     except ImportError:
-        raise ArgumentError(f"{FIELD} need llguidance: {INSTALL}") from None
+        raise ArgumentError(f"{FIELD} need llguidance: {pip_install('constrain')}") from None

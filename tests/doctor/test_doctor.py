@@ -57,7 +57,7 @@ def parts(name: str) -> set[str]:
 
 def code(folder: Path) -> Path:
     """A copy of descant, to be damaged."""
-    for room in ROOMS:
+    for room in (*ROOMS, "docs"):
         shutil.copytree(ROOT / room, folder / room, ignore=shutil.ignore_patterns("__pycache__"))
     for file in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / file, folder)
@@ -205,7 +205,7 @@ def test_what_is_missing_names_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "moocore", None)
     with pytest.raises(MissingExtra) as error:
         require("a front", "matplotlib", "moocore")
-    assert str(error.value) == 'a front needs moocore: pip install "descant[report]"'
+    assert str(error.value) == f'a front needs moocore: pip install -e "{ROOT}[report]"'
 
 
 def test_the_page_on_installing_says_what_is_declared():

@@ -27,6 +27,7 @@ from descant.inputs.yaml import dump_yaml
 WRITES_NOTHING = {
     "explain": "it prints; a GGUF file is described as in the case gguf",
     "doctor": "it looks",
+    "docs": "it prints; pages for a browser go to a temporary folder",
     "serve": "its state is in memory; a GGUF file is unpacked as in the case gguf",
     "eval": "lm_eval writes its own results, and warns where it cannot",
 }

@@ -14,7 +14,7 @@ import pytest
 from scipy.stats import kstest, wilcoxon
 
 from descant.errors import ArgumentError, DescantError
-from descant.fit.rewards.options import Options, split
+from descant.fit.rewards.options import Options
 from descant.fit.rewards.outcome import RESAMPLES, outcome_of
 from descant.fit.rewards.space import space_of
 from descant.fit.rewards.study import Search
@@ -133,14 +133,10 @@ def test_wrong_options_say_what_to_write():
     for more, problem in (
         ({"trials": 0}, "trials is 0"),
         ({"pruner": "median"}, "compares trials by one score"),
-        ({"holdout": 1.5}, "holdout is 1.5"),
         ({"weights": {"hlep": 1}}, "weights.hlep: hlep is not maximised; did you mean help"),
     ):
         with pytest.raises(ArgumentError, match=problem):
             Options({"a": (0, 1)}, **more).search(PLAN, START, ["help", "-harm"], 8, 32)
-    with pytest.raises(ArgumentError, match="leaves none on one side"):
-        split(range(3), 0.1)
-    assert split(range(10), 0.2) == ([*range(8)], [8, 9])
 
 
 def test_trials_of_a_round_fill_a_batch():

@@ -53,12 +53,12 @@ OPTIONS = [
 @pytest.mark.parametrize(
     ("option", "commands"),
     [
-        ("--set", ["explain", "inspect", "run", "serve", "sweep"]),
-        ("--formula", ["explain", "inspect", "run"]),
-        ("--no-capture", ["eval", "inspect", "run", "serve", "sweep"]),
-        ("--enforce-eager", ["eval", "inspect", "run", "serve", "sweep"]),
-        ("--no-enable-prefix-caching", ["eval", "inspect", "run", "serve", "sweep"]),
-        ("--gpu-memory-utilization", ["eval", "inspect", "run", "serve", "sweep"]),
+        ("--set", ["explain", "fit", "inspect", "run", "serve", "sweep"]),
+        ("--formula", ["explain", "fit", "inspect", "run"]),
+        ("--no-capture", ["eval", "fit", "inspect", "run", "serve", "sweep"]),
+        ("--enforce-eager", ["eval", "fit", "inspect", "run", "serve", "sweep"]),
+        ("--no-enable-prefix-caching", ["eval", "fit", "inspect", "run", "serve", "sweep"]),
+        ("--gpu-memory-utilization", ["eval", "fit", "inspect", "run", "serve", "sweep"]),
         ("--format", ["run", "sweep"]),
     ],
 )

@@ -65,7 +65,7 @@ def test_without_it_the_word_is_unknown(folder, arguments) -> None:
     found = descant_command(*arguments)
     assert found.returncode == 2
     assert "there is no operator tilted" in found.stderr and "^^^^^^" in found.stderr
-    assert "docs/how-do-i.md#extending" in found.stderr
+    assert "descant docs how-do-i#extending" in found.stderr
     assert "my_words" not in sys.modules
 
 
@@ -154,4 +154,4 @@ def test_every_command_with_a_formula_has_the_option() -> None:
         for name, each in commands.commands.items()
         if any("--import" in option.opts for option in each.params)
     }
-    assert having == {"explain", "run", "sweep", "inspect", "serve", "eval"}
+    assert having == {"explain", "run", "sweep", "fit", "inspect", "serve", "eval"}

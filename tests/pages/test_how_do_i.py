@@ -9,12 +9,14 @@ from typing import get_args
 import pytest
 from doc_pages import ROOT, Page
 
+import descant
 from descant import FormulaError, ModelError
 from descant.demo import models
 from descant.grammar.tree import Span
 from descant.inputs.runfile import validated
 from descant.inputs.yaml import load_yaml
 from descant.models import errors
+from descant.show import pages
 
 PAGE = Page("docs/how-do-i.md")
 NAMES = re.findall(r'^<a id="([a-z-]+)"></a>\n\n## ', PAGE.text, re.M)
@@ -63,7 +65,7 @@ def test_links_within_the_page_lead_somewhere():
 
 
 def test_errors_name_anchors_of_this_page():
-    assert PAGE.file == ROOT / errors.PAGE
+    assert PAGE.file == pages.FOLDER / f"{errors.PAGE.removeprefix('descant docs ')}.md"
     assert set(get_args(errors.Topic)) <= set(NAMES)
 
 
@@ -99,7 +101,7 @@ def test_an_error_says_where_more_is_said(compiled, zoo):
     turns = [{"role": role, "content": "x"} for role in ("user", "assistant", "user")]
     asking = {"path": zoo.path("base"), "template": "{prompt}"}
     plain = compiled("base", {"base": asking}).generate
-    page = "more: docs/how-do-i.md#"
+    page = "more: descant docs how-do-i#"
     assert last_line(fails(zoo.path("other"))) == f"{page}vocabulary"
     assert last_line(fails(other)) == f"{page}tokenizers"
     assert last_line(lambda: plain(turns)) == f"{page}chat-templates"
@@ -126,4 +128,5 @@ def test_the_citation_is_of_this_package():
     said = load_yaml((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert said["title"].startswith("descant") and said["license"] == "MIT"
     assert said["authors"] == [{"name": "The descant authors"}]
+    assert said["version"] == descant.__version__
     assert {"cff-version", "message", "type"} <= set(said)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -60,11 +61,30 @@ def test_two_processes_give_the_sweep_of_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_run_of_one(tmp_path: Path) -> None:
+def test_two_launchers_of_one_process_give_the_run_of_one(tmp_path: Path) -> None:
+    """As two nodes start them: one rendezvous, one folder."""
     file, out, one = written(tmp_path, **MORE), tmp_path / "out", tmp_path / "one"
-    done = together("run", file, "--formula", "guided", "--set", "parallel=terms", "--output", out)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("8 completions written, 8 in all") == 1
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        endpoint = f"127.0.0.1:{free.getsockname()[1]}"
+    meet = ["--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d",
+            "--rdzv-endpoint", endpoint, "-m", "descant"]  # fmt: skip
+    words = ["run", str(file), "--formula", "guided", "--set", "parallel=terms",
+             "--output", str(out)]  # fmt: skip
+    nodes = [
+        subprocess.Popen(
+            [*LAUNCH[:3], *meet, *words], cwd=ROOT, text=True, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    try:
+        said = [node.communicate(timeout=200) for node in nodes]
+    finally:
+        for node in nodes:
+            node.kill()
+    assert [node.returncode for node in nodes] == [0, 0], said
+    assert "".join(text for text, _ in said).count("8 completions written, 8 in all") == 1
     run = of_one_formula(read_run_file(file), "guided")
     list(run_to_folder(run, compiled(run), one))
     found, expected = (

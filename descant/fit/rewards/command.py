@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 FITTED, RESULT = "fitted.yaml", "fit.json"
+SOURCES = ("path", "adapter", "vector", "head")  # of a model, of which it has one
 
 
 def fit_rewards(
@@ -69,6 +70,10 @@ def fitted(run: RunFile, params: Point) -> dict[str, Any]:
     """The content of the run file with values put in, and without the fit."""
     content = run.model_dump(mode="json", exclude_unset=True, exclude={"fit", "output"})
     content = {key: value for key, value in content.items() if value not in (None, {})}
+    content["models"] = {
+        name: {key: value for key, value in spec.items() if value is not None or key not in SOURCES}
+        for name, spec in content["models"].items()
+    }
     values = {name: value for name, value in params.items() if name != TEMPERATURE}
     content["params"] = {**run.params, **values}
     if TEMPERATURE in params:

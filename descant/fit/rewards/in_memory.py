@@ -3,85 +3,91 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import fields
 from typing import Any
 
 from ...errors import ArgumentError, quoted
-from ...formula import Plan
 from ...formula.reward import RewardExpression
 from ...inputs.expand import seed_of, without_temperature
 from ...inputs.grid import Point
 from ...inputs.runfile import TEMPERATURE
 from ...inputs.sections import FORMULA
-from ...models import ModelError, ModelSpec, make_spec, resolve
+from ...models import ModelError, ModelSpec, make_spec, prompts_of, resolve
 from ...models.functions import FunctionReward
-from ...runtime import Completion, Decoder, DraftBinder
+from ...runtime import Completion, DraftBinder
+from ...runtime.fit.result import Fit, run_file_of
+from ...runtime.requests.per_row import at_least_one
 from ...scoring.declared import reward_model
 from ...scoring.expressions import check_models, models_of, reward_expression, value_of
 from ...scoring.rewards import RewardScorer
 from .options import Options
-from .outcome import Outcome
+from .result import fit_of
 from .search import searched
 from .trials import Ids, Measured, Record
 
-_OWN = {"params", "seed", "num_return_sequences", "progress", "logprobs", "return_particles"}
+_OWN = ("num_return_sequences", "return_particles", "logprobs", "top_logprobs")
 
 
-@dataclass(frozen=True)
-class Compiled:
-    """A decoder with what it was compiled from: its plan, its parameters' values, its models."""
-
-    decoder: Decoder
-    plan: Plan
-    params: Mapping[str, float]
-    models: DraftBinder
-
-
-def fit_decoder(
-    compiled: Compiled,
-    prompts: Sequence[Any],
+def fit_by_rewards(
+    decoder: Any,
+    prompts: Any,
     reward: Any,
-    options: Options,
     *,
+    params: Mapping[str, float] | None = None,
     samples: int = 1,
     reference: Mapping[str, float] | None = None,
     progress: bool | None = None,
-    **generate: Any,
-) -> Outcome:
-    """Maximise rewards of a decoder's completions; the decoder is as it was.
+    **more: Any,
+) -> Fit:
+    """``Decoder.fit`` with ``objective="reward"``; the decoder is as it was.
 
     Args:
-        prompts: text, chat messages or token ids each.
+        decoder: one that ``descant.compile`` has made.
+        prompts: one or many.
         reward: a declared reward model's name, a reward expression over several, or a function
             (``descant.reward``); a list of them, or by names, with a minus where less is better.
+        params: where the search begins, and what the others are; left out, the decoder's values.
         samples: completions of each prompt at each point.
         reference: of hypervolume, by the names of rewards.
-        generate: arguments of ``generate``; the temperature is the start of its own search.
+        more: the attributes of ``Options``, and arguments of ``generate``, whose temperature is the
+            start of its own search.
+
+    Returns:
+        A ``Fit``: ``stderr`` is that of each score, ``table`` has a row per trial, and ``search``
+        what ``fit.json`` has.
 
     Raises:
         ArgumentError: arguments that do not fit together, or bounds; FormulaError, ModelError: as
             ``generate`` and ``descant.score``.
     """
-    if own := sorted(_OWN & {*generate}):
-        raise ArgumentError(f"fit gives every trial its own {own[0]}; leave it out")
-    if not prompts:
-        raise ArgumentError("there are no prompts to fit on")
-    rewards = _Rewards(compiled, reward)
+    asked = {item.name for item in fields(Options)} & more.keys()
+    options = Options(**{**{name: more[name] for name in asked}, "bounds": more["bounds"] or {}})
+    generate = {name: value for name, value in more.items() if name not in asked}
+    if own := [name for name in _OWN if name in generate]:
+        cure = "write samples=4" if own[0] == "num_return_sequences" else "leave it out"
+        raise ArgumentError(f"fit has no argument {own[0]}; {cure}")
+    at_least_one("samples", samples)
+    many, plan, models = prompts_of(prompts), decoder._bound.plan, decoder._models("fit")
+    start = {**decoder._params, **(params or {})}
+    rewards = _Rewards(decoder, models, start, reward)
     temperature = generate.get(TEMPERATURE)
-    start = dict(compiled.params)
-    if isinstance(temperature, (int, float)):
-        start[TEMPERATURE] = float(temperature)
-    rows = len(prompts) * samples
-    batch_size = generate.get("batch_size", 32)
-    search = options.search(compiled.plan, start, rewards.objectives, rows, batch_size)
-    measured = _Measured(compiled.decoder, rewards, prompts, options.seed, samples, generate)
+    begins = start if temperature is None else {**start, TEMPERATURE: float(temperature)}
+    rows, batch_size = len(many) * samples, generate.get("batch_size", 32)
     try:
-        return searched(
-            search, options, rewards.objectives, reference, range(len(prompts)), measured, _Kept(),
+        search = options.search(plan, begins, rewards.objectives, rows, batch_size)
+        measured = _Measured(decoder, rewards, many, options.seed, samples, start, generate)
+        outcome = searched(
+            search, options, rewards.objectives, reference, range(len(many)), measured, _Kept(),
             progress,
         )  # fmt: skip
     finally:
         rewards.close()
+    found = without_temperature(outcome.params)
+    texts = models.names.prompts, models.names.schemas, models.names.grammars
+    run_file = run_file_of(plan.source, {**start, **found}, models.specs, texts)
+    if TEMPERATURE in outcome.params:
+        run_file["generate"] = {TEMPERATURE: outcome.params[TEMPERATURE]}
+    return fit_of(outcome, run_file, search.space)
 
 
 class _Kept(list[Record]):
@@ -99,15 +105,17 @@ class _Measured:
 
     def __init__(
         self,
-        decoder: Decoder,
+        decoder: Any,
         rewards: _Rewards,
         prompts: Sequence[Any],
         seed: int,
         samples: int,
+        params: Mapping[str, float],
         generate: Mapping[str, Any],
     ) -> None:
         self._decoder, self._rewards, self._prompts = decoder, rewards, prompts
         self._seed, self._samples, self._generate = seed, samples, dict(generate)
+        self._params = params
         self._known: dict[tuple[Any, ...], list[float]] = {}
 
     def __call__(self, name: str, points: Mapping[int, Point], ids: Ids) -> Mapping[int, Measured]:
@@ -130,7 +138,7 @@ class _Measured:
         names = list(without_temperature(points[0]))
         completions = self._decoder.generate(
             prompts,
-            params={name: [point[name] for point in points] for name in names},
+            params={**self._params, **{name: [point[name] for point in points] for name in names}},
             seed=[seed_of(self._seed, FORMULA, {}, id, sample) for id, _, sample in rows],
             progress=False,
             **arguments,
@@ -144,9 +152,11 @@ class _Measured:
 class _Rewards:
     """Reward expressions by the names of objectives, over a decoder's declared models."""
 
-    def __init__(self, compiled: Compiled, reward: Any) -> None:
+    def __init__(
+        self, decoder: Any, models: DraftBinder, params: Mapping[str, float], reward: Any
+    ) -> None:
         texts, functions = _named(reward)
-        models, self._params = compiled.models, compiled.params
+        self._params = params
         self._specs: dict[str, ModelSpec] = {**models.specs, **functions}
         self.objectives = list(texts)
         self._expressions: dict[str, RewardExpression] = {
@@ -158,7 +168,7 @@ class _Rewards:
             check_models(expression, self._check)
         read = {model for each in self._expressions.values() for model in models_of(each)}
         self._scorers: dict[str, RewardScorer] = {}
-        loaded = models.pool.weights if self._apart(read, compiled.plan.models) else {}
+        loaded = models.pool.weights if self._apart(read, decoder._bound.plan.models) else {}
         for model in read:
             if not isinstance(self._specs[model].model, FunctionReward):
                 self._scorers[model] = RewardScorer(
@@ -167,7 +177,7 @@ class _Rewards:
                     self._dtype,
                     self._device,
                     loaded,
-                    compiled.decoder.tokenizer,
+                    decoder.tokenizer,
                 )
 
     def values(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ...errors import ArgumentError
 from ...formula import Plan
 from ...grammar import did_you_mean
+from ...inputs.fit_section import FitSection
 from ...inputs.grid import Point
 from .space import space_of
 from .study import Pruner, Sampler, Search, check_search
@@ -62,8 +63,6 @@ class Options:
         if self.pruner is not None and len(objectives) > 1:
             cure = "leave pruner out, or maximise one score"
             raise ArgumentError(f"pruner: {self.pruner} compares trials by one score; {cure}")
-        if not 0 <= self.holdout < 1:
-            raise ArgumentError(f"holdout is {self.holdout:g}; it is from 0, and below 1")
         plain = [name.removeprefix("-") for name in objectives]
         for name in self.weights or ():
             if name not in plain:
@@ -80,14 +79,8 @@ class Options:
         )
 
 
-def split(ids: Sequence[Any], holdout: float) -> tuple[list[Any], list[Any]]:
-    """The prompts that are searched on, and those held out: the last.
-
-    Raises:
-        ArgumentError: one of the two is empty.
-    """
-    count = round(holdout * len(ids))
-    if holdout and not 0 < count < len(ids):
-        problem = f"holdout: {holdout:g} of {len(ids)} prompts leaves none on one side"
-        raise ArgumentError(f"{problem}; give more prompts, or another share")
-    return list(ids[: len(ids) - count]), list(ids[len(ids) - count :])
+def options_of(section: FitSection, seed: int) -> Options:
+    """What a run file asks for; ``seed`` where the section has none."""
+    names = {item.name for item in fields(Options)} - {"seed", "bounds"}
+    own = {name: getattr(section, name) for name in names}
+    return Options(section.bounds or {}, seed=seed if section.seed is None else section.seed, **own)

@@ -36,6 +36,7 @@ class Outcome:
         convergence: after each trial the best mean so far, or the hypervolume.
         held_out: per trial of the front, and of the start, the means over held-out prompts.
         grid: the same of a grid that cost as much, where there was one.
+        started: whether trial 0 is the start, which was inside the bounds.
     """
 
     objectives: tuple[str, ...]
@@ -47,6 +48,7 @@ class Outcome:
     convergence: tuple[float, ...]
     held_out: Mapping[int, tuple[Mean, ...]]
     grid: GridOutcome | None = None
+    started: bool = False
 
     @property
     def params(self) -> Point:
@@ -96,6 +98,7 @@ def outcome_of(
     reference: Mapping[str, float] | None = None,
     held_out: Mapping[int, Measured] | None = None,
     grid: Sequence[tuple[Point, Measured]] = (),
+    started: bool = False,
 ) -> Outcome:
     """The outcome of trials; those that were pruned are on no front.
 
@@ -106,6 +109,7 @@ def outcome_of(
             over trials and grid.
         held_out: per trial number, what was measured of held-out prompts.
         grid: points of the grid, and what was measured.
+        started: whether trial 0 is the start.
     """
     signs = np.array([-1.0 if name.startswith("-") else 1.0 for name in objectives])
     plain = [name.removeprefix("-") for name in objectives]
@@ -127,6 +131,7 @@ def outcome_of(
         _convergence(trials, signs, worst),
         {n: means_of(values, len(signs)) for n, values in (held_out or {}).items()},
         _grid_outcome(own, grid, other, worst, weighed) if grid else None,
+        started,
     )
 
 

@@ -8,8 +8,9 @@ from typing import Any, Protocol
 
 from ...inputs.grid import Point
 from ...inputs.sections import FORMULA, GRID, HELD_OUT
+from ...runtime.fit.objectives import held_out as held_out_of
 from ...runtime.progress import progress_bar
-from .options import Options, split
+from .options import Options
 from .outcome import Outcome, outcome_of
 from .study import Search
 from .trials import Ids, Log, Measured, Trial, run_trials
@@ -41,7 +42,8 @@ def searched(
         ids: of all prompts.
         progress: whether a bar is shown; left out, on a terminal.
     """
-    ids, held = split(ids, options.holdout)
+    sides = held_out_of(len(ids), options.holdout, options.seed, "prompts")
+    ids, held = ([ids[i] for i in side] for side in sides)
     bar = progress_bar(search.trials, "trial", "fit", progress)
     shown: list[Trial] = []
 
@@ -54,17 +56,16 @@ def searched(
 
     with bar:
         trials = run_trials(search, ids, partial(measure, FORMULA), log, show)
+    started = search.space.proposal(search.start) is not None
     finish = partial(
-        outcome_of, objectives, trials, weights=options.weights, reference=reference
+        outcome_of, objectives, trials, weights=options.weights, reference=reference,
+        started=started,
     )  # fmt: skip
     found = finish()
     held_out: dict[int, Measured] = {}
     if held:
-        start = search.space.proposal(search.start) is not None
-        points = {
-            n: trials[n].params for n in dict.fromkeys(([0] if start else []) + [*found.front])
-        }
-        held_out = dict(measure(HELD_OUT, points, held))
+        numbers = dict.fromkeys([0] * started + [*found.front])
+        held_out = dict(measure(HELD_OUT, {n: trials[n].params for n in numbers}, held))
     grid: list[tuple[Point, Measured]] = []
     if options.grid:
         cost = sum(len(t.measured) for t in {t.point: t for t in trials}.values())

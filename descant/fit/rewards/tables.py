@@ -77,7 +77,7 @@ def lines_of(outcome: Outcome) -> Iterator[str]:
     )
     yield f"  {scored(outcome.means(chosen.number))}"
     for number, means in outcome.held_out.items():
-        if number in (outcome.best, 0):
+        if number == outcome.best or (number == 0 and outcome.started):
             which = "the best" if number == outcome.best else "the start"
             yield f"  {which} on held-out prompts: {scored(means)}"
     if outcome.hypervolume is not None:

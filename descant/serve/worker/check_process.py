@@ -15,6 +15,7 @@ from typing import Any
 
 from ...imports import import_words
 from ...runtime.constraints.limits import MEMORY, ConstraintError
+from ...show.quiet import quiet_imports
 from .checks import Check
 from .encoders import Parts
 from .loop import portable
@@ -32,6 +33,7 @@ def run_checks(connection: Connection, nice: int = 0, imports: Sequence[str] = (
         nice: by how much others go before, where processors are few.
         imports: the modules with words of one's own.
     """
+    quiet_imports()
     for ignored in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ignored, signal.SIG_IGN)
     import_words(imports)

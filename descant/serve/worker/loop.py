@@ -26,6 +26,7 @@ from ...grammar import FormulaError
 from ...imports import import_words
 from ...models import ModelError
 from ...runtime.admission import Admission
+from ...show.quiet import quiet_imports
 from ..protocol import messages
 from .chats import are_hidden, marks_of_chat, opened
 from .jobs import Job, Jobs
@@ -47,6 +48,7 @@ def run_worker(connection: Connection) -> None:
         connection: to the parent. SIGINT and SIGTERM are ignored: the parent handles them and
             sends ``Stop`` when its requests have ended.
     """
+    quiet_imports()
     for ignored in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ignored, signal.SIG_IGN)
     commands: Commands = SimpleQueue()

@@ -380,7 +380,7 @@ def test_what_can_never_fit_is_refused_at_the_door(compiled, specs, pool) -> Non
     said = "the request takes 9 pages of base's cache, and there are {}\nshorten the prompt"
     with pytest.raises(OutOfPages, match=said.format(6)) as refused:
         decoder.generate([[5, 6], prompt], max_new_tokens=30)
-    assert "docs/how-do-i.md#memory" in str(refused.value) and not read
+    assert "descant docs how-do-i#memory" in str(refused.value) and not read
     for hook in hooks:
         hook.remove()
     service = Service(specs, slots=4, max_model_len=80)

@@ -9,8 +9,8 @@ from checkpoints import fresh
 import descant
 from descant import ModelError
 from descant.errors import ArgumentError
-from descant.runtime.per_prompt.gates import check_bounds, fit_gates, gated, in_formula
 from descant.runtime.loops.hidden_states import hidden_states
+from descant.runtime.per_prompt.gates import best_gates, check_bounds, gated, in_formula
 
 POSITIONS, HIDDEN, V = 3000, 12, 40
 BOUNDS = [(0.0, 2.0), None]
@@ -33,13 +33,18 @@ def drawn(seed: int):
     def likelihood(values, piece):
         return logprobs(values, piece).gather(1, tokens[piece])[:, 0]
 
-    return states, likelihood, values, weight, bias
+    def pieces():
+        for first in range(0, POSITIONS, 700):
+            piece = slice(first, min(first + 700, POSITIONS))
+            yield piece, lambda values, piece=piece: likelihood(values, piece)
+
+    return states, pieces, likelihood, values, weight, bias
 
 
 def test_known_gates_are_recovered():
-    states, likelihood, values, weight, bias = drawn(0)
+    states, pieces, likelihood, values, weight, bias = drawn(0)
     learnt = torch.arange(POSITIONS) % 5 != 0
-    gates = fit_gates(likelihood, states, learnt, BOUNDS, [1.0, 0.0])
+    gates = best_gates(pieces, states, learnt, BOUNDS, [1.0, 0.0])
     assert (gates.weight - weight).abs().max() < 0.1
     assert (gates.bias - bias).abs().max() < 0.2
     truth = float(likelihood(values, slice(None))[~learnt].mean())
@@ -52,19 +57,19 @@ def test_known_gates_are_recovered():
 
 def test_states_that_say_nothing_leave_the_constants():
     """With states of other positions, the largest penalty is best, and no gate helps."""
-    states, likelihood, *_ = drawn(1)
+    states, pieces, *_ = drawn(1)
     learnt = torch.arange(POSITIONS) % 5 != 0
     others = states[torch.randperm(POSITIONS)]
-    gates = fit_gates(likelihood, others, learnt, BOUNDS, [1.0, 0.0], penalties=[1.0, 1000.0])
+    gates = best_gates(pieces, others, learnt, BOUNDS, [1.0, 0.0], penalties=[1.0, 1000.0])
     assert gates.penalty == 1000.0
     assert gates.held_out == pytest.approx(gates.constant, abs=0.02)
 
 
 @pytest.mark.parametrize("learnt", [True, False])
 def test_some_texts_are_held_out(learnt):
-    states, likelihood, *_ = drawn(2)
+    states, pieces, *_ = drawn(2)
     with pytest.raises(ArgumentError, match="holdout"):
-        fit_gates(likelihood, states, torch.full((POSITIONS,), learnt), BOUNDS, [1.0, 0.0])
+        best_gates(pieces, states, torch.full((POSITIONS,), learnt), BOUNDS, [1.0, 0.0])
 
 
 @pytest.mark.parametrize("bounds", [(0.0, float("inf")), (1.0, 1.0), (2.0, 0.0)])

@@ -82,7 +82,7 @@ def test_numbers_come_as_arrays_too(decoder):
         ({"params": {"a": "0.5"}}, ValueError, "a is '0.5'; a parameter is a number, or a list"),
         ({"seed": "7"}, ValueError, "seed is '7'; it is a number"),
         ({"seed": 1.5}, ValueError, "seed is 1.5; it is a whole number"),
-        ({"params": {"a": [1, 2]}}, ValueError, "more: docs/how-do-i.md#per-request-weights"),
+        ({"params": {"a": [1, 2]}}, ValueError, "more: descant docs how-do-i#per-request-weights"),
     ],
 )
 def test_what_is_no_number_is_refused(decoder, settings, error, said):
