@@ -67,7 +67,7 @@ class Row:
             "elapsed": round(completion.seconds, 6),
         }
         if completion.logprobs is not None:
-            if run.has_kl:
+            if run.has_kl and not is_greedy(run, self.params):
                 record["logprob"] = round(sum(completion.logprobs), 3)
             if run.generate.logprobs:
                 record["logprobs"] = [round(value, 6) for value in completion.logprobs]
@@ -80,6 +80,15 @@ class Row:
                 for best in completion.top_logprobs
             ]
         return record
+
+
+def is_greedy(run: RunFile, params: Mapping[str, float]) -> bool:
+    """Whether a row takes the best token, so that its answer was drawn from nothing."""
+    generate = run.generate
+    heat = params.get(TEMPERATURE, generate.temperature)
+    if heat is None or generate.do_sample is False:
+        return not generate.do_sample
+    return heat == 0
 
 
 def key_of(record: Mapping[str, Any]) -> Key:

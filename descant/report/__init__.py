@@ -17,21 +17,23 @@ from .content import content_of
 from .figures import write_figures
 from .forest import write_forest
 from .inspection_figure import inspection_figure
+from .over_parameters import why_no_figure, write_over_parameters
 from .page import page
 
 if TYPE_CHECKING:
     from ..results.frames import Results
     from ..runtime import Inspection
 
-__all__ = ["inspection_figure", "inspection_page", "write"]
+__all__ = ["inspection_figure", "inspection_page", "why_no_picture", "write"]
 REPORT, INSPECTION = "report.html", "inspect.json"
 
 
 def write(results: Results, folder: Path | str) -> list[Path]:
     """Write ``report.html`` and the figures of a sweep, and return the files.
 
-    ``front.png`` and ``front.pdf`` need two objectives, ``effects.png`` and ``effects.pdf`` a point
-    and another to set it against, and all of them matplotlib. The folder's ``inspect.json`` becomes
+    ``front.png`` and ``front.pdf`` need two objectives, ``scores.png`` and ``scores.pdf`` a score
+    and a parameter that is swept, ``effects.png`` and ``effects.pdf`` a point and another to set it
+    against, and all of them matplotlib. The folder's ``inspect.json`` becomes
     a part of the page.
     """
     folder = Path(folder)
@@ -42,8 +44,14 @@ def write(results: Results, folder: Path | str) -> list[Path]:
                 {"report": content.data, "inspection": inspection})  # fmt: skip
     with writing(folder / PAGES, WAIT):
         replace(folder / REPORT, html)
-        figures = [*write_figures(content.data, folder), *write_forest(content.data, folder)]
+        drawn = (write_figures, write_over_parameters, write_forest)
+        figures = [file for draw in drawn for file in draw(content.data, folder)]
         return [folder / REPORT, *figures]
+
+
+def why_no_picture(results: Results) -> str:
+    """Why a sweep's scores are not drawn over its parameters; empty where they are."""
+    return why_no_figure(content_of(results, "").data)
 
 
 def inspection_page(inspection: Inspection) -> str:

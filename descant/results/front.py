@@ -65,13 +65,14 @@ def front_of(
     require("a front", "moocore")
     reference = _reference(run, signs, [values for _, _, values in flat])
     weights = preferences(run)
+    alone = run.front.reference is None and len(flat) == 1  # the reference would be the point
     formulas = {}
     for formula, points in better.items():
         front = pareto(points)
         formulas[formula] = {
             "points": sorted(points),
             "front": front,
-            "hypervolume": hypervolume([points[n] for n in front], reference),
+            "hypervolume": None if alone else hypervolume([points[n] for n in front], reference),
             "reference": (signs * reference).tolist(),
             "mean_inner_product": _inner(weights, points, point_index.get(formula)),
         }

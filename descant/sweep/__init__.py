@@ -28,6 +28,7 @@ def swept(run: RunFile, folder: Path, console: Console, source: Source | None = 
     if not sweep(run, folder, source):
         return
     try:
+        from ..report import why_no_picture
         from ..report import write as report
         from ..results.frames import load, write
 
@@ -47,4 +48,6 @@ def swept(run: RunFile, folder: Path, console: Console, source: Source | None = 
     if (effects := effects_shown(results)) is not None:
         console.print(effects)
     console.print(cost_shown(results))
+    if why := why_no_picture(results):
+        console.print(f"scores are not drawn over parameters: {why}")
     console.print("written: " + ", ".join(str(file) for file in files))

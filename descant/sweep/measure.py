@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..extras import require
 from ..grammar import FormulaError
-from ..inputs.expand import Setting, key_of
+from ..inputs.expand import Setting, is_greedy, key_of
 from ..inputs.runfile import RunFile, RunFileError
 from ..inputs.sections import ScoreSpec
 from ..models import ModelError
@@ -25,6 +26,7 @@ from .rewards import measure_rewards, reward_expressions
 if TYPE_CHECKING:
     from ..runs.models import Models
 
+_log = logging.getLogger(__name__)
 Known = tuple[Record, frozenset[str]]  # a completion, and the names of the scores that it has
 Values = Sequence[float | None]  # one per record; None where the score has no value
 
@@ -36,6 +38,7 @@ def check_scores(run: RunFile, models: Models, settings: Sequence[Setting]) -> N
         FormulaError: a reward expression that is wrong.
         RunFileError: a model of another kind or vocabulary, or one that cannot be read.
     """
+    _check_drawn(run, settings)
     expressions = reward_expressions(run, models.specs)
     for name, score in (run.score or {}).items():
         kind, model = score.source
@@ -52,6 +55,24 @@ def check_scores(run: RunFile, models: Models, settings: Sequence[Setting]) -> N
                 _check_tokens(model, models, settings)
         except (FormulaError, ModelError) as error:
             raise RunFileError(f"score.{name}: {error}") from error
+
+
+def _check_drawn(run: RunFile, settings: Sequence[Setting]) -> None:
+    """Check that a kl has answers that were drawn, and say which rows have none.
+
+    Raises:
+        RunFileError: no answer is drawn.
+    """
+    names = [name for name, score in (run.score or {}).items() if score.kl]
+    drawing = (each for each in settings if not each.plan.search)
+    greedy = [is_greedy(run, point) for each in drawing for point in each.points]
+    if not names or not any(greedy):
+        return
+    why = "at temperature 0 an answer is certain, and has no KL divergence from another model"
+    if all(greedy):
+        cure = "write generate: {temperature: 1.0}, or leave it out"
+        raise RunFileError(f"score.{names[0]}: {why}; {cure}")
+    _log.warning("score.%s: %s: the column is empty there", names[0], why)
 
 
 def _check_tokens(model: str, models: Models, settings: Sequence[Setting]) -> None:

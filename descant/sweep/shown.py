@@ -82,9 +82,9 @@ def fronts_shown(results: Results) -> Table | None:
         points = results.points[results.points["formula"] == name]
         elapsed = (points["seconds"] * points["n"]).sum()
         rate = points["tokens"].sum() / elapsed if elapsed else float("nan")
-        inner = own["mean_inner_product"]
+        volume, inner = own["hypervolume"], own["mean_inner_product"]
         table.add_row(
-            name, ", ".join(map(str, own["front"])), f"{own['hypervolume']:.4f}",
+            name, ", ".join(map(str, own["front"])), "" if volume is None else f"{volume:.4f}",
             "" if inner is None else f"{inner:.4f}", f"{elapsed / points['n'].sum():.2f}",
             f"{rate:.0f}",
         )  # fmt: skip

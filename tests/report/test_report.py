@@ -114,10 +114,11 @@ def test_figures(tmp_path, objectives) -> None:
     for folder in (tmp_path / "one", tmp_path / "two"):
         page, *figures = report.write(results, folder)
         names = [figure.name for figure in figures]
-        assert names == ["front.png", "front.pdf", "effects.png", "effects.pdf"]
+        kinds = ["front", "scores", "effects"]
+        assert names == [f"{kind}.{end}" for kind in kinds for end in ("png", "pdf")]
         assert page.name == "report.html"
         kept.append([figure.read_bytes() for figure in figures])
-        for png, pdf in (kept[-1][:2], kept[-1][2:]):
+        for png, pdf in zip(kept[-1][::2], kept[-1][1::2], strict=True):
             assert png[:4] == b"\x89PNG" and pdf[:5] == b"%PDF-"
     assert kept[0] == kept[1]
 

@@ -74,6 +74,13 @@ def test_an_objective_may_be_the_smaller_the_better(tmp_path):
         front_of(bad, {"formula": {0: [1.0, 1.0]}}, {"formula": (0,)})
 
 
+def test_a_point_alone_has_no_volume_unless_the_reference_is_given(tmp_path):
+    for front, volume in (({}, None), ({"reference": {"help": 0, "harm": 0}}, 2.0)):
+        run = run_of(tmp_path, front={"objectives": ["help", "harm"], **front})
+        found = front_of(run, {"formula": {0: [1.0, 2.0]}}, {"formula": (0,) * len(run.points)})
+        assert found["formulas"]["formula"]["hypervolume"] == volume
+
+
 def test_the_preferences_of_a_simplex_are_its_weights(tmp_path):
     run = run_of(
         tmp_path, formula="base + h*arm_help + s*arm_harm", params={"h": 1, "s": 0},
