@@ -52,7 +52,7 @@ class Results:
 
     def _repr_html_(self) -> str:
         """The points, for a notebook."""
-        return str(self.points._repr_html_())  # type: ignore[operator]
+        return str(self.points._repr_html_())
 
 
 def load(folder: str | Path) -> Results:

@@ -160,7 +160,7 @@ class _Problem:
             logprobs = likelihood(gated(values, self._bounds))
             part = torch.where(counted, logprobs, 0.0).double().sum()
             if gates.requires_grad:
-                part.backward()
+                part.backward()  # type: ignore[no-untyped-call]
             total += part.detach()
         if gates.requires_grad and leaf.grad is not None:
             gates.grad = leaf.grad
@@ -194,7 +194,7 @@ class _Problem:
             gates.grad[:, 1:] += penalty * gates.detach()[:, 1:]
             return loss + 0.5 * penalty * gates.detach()[:, 1:].double().square().sum()
 
-        optimiser.step(closure)  # type: ignore[arg-type]
+        optimiser.step(closure)  # type: ignore[no-untyped-call]
         return gates.detach()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ def pieces_of(
     def pieces() -> Iterator[Piece]:
         for block in kept.blocks(max(1, FLOATS // kept.width)):
             places = slice(block.number, block.number + len(block.targets))
-            yield places, lambda values, block=block: _likelihood(block, values)
+            yield places, partial(_likelihood, block)
 
     def _likelihood(block: Block, values: Tensor) -> Tensor:
         known: dict[Any, Any] = {Parameter(name): value for name, value in fixed.items()}

@@ -184,5 +184,5 @@ def _with_heads(
             continue
         gate = in_formula(bounds[str(token)], f"head({on}, {gates[str(token)]})")
         written += formula[end : token.start_pos] + gate
-        end = token.end_pos
+        end = token.end_pos or 0
     return written + formula[end:]

@@ -159,8 +159,8 @@ def effect(
                 float(tokens.mean()), _wins(reward, base[:, 3]), _wins(per_token, base[:, 4]),
             )
         )  # fmt: skip
-    tokens = float(base[:, 2].mean())
-    found = Effect(formula, len(chosen), held_out, tokens, rows, _shorter(recipe, examples))
+    base_tokens = float(base[:, 2].mean())
+    found = Effect(formula, len(chosen), held_out, base_tokens, rows, _shorter(recipe, examples))
     _tell(found, say)
     return found
 
