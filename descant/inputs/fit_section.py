@@ -59,8 +59,8 @@ class FitSection(Strict):
     @model_validator(mode="after")
     def _check_objective(self) -> FitSection:
         for key, objectives in ONLY_OF.items():
-            default = type(self).model_fields[key].default
-            if getattr(self, key) != default and self.objective not in objectives:
+            changed = getattr(self, key) != type(self).model_fields[key].default
+            if changed and self.objective not in objectives:
                 raise ValueError(f"fit.{key} is for objective: {' or '.join(objectives)}")
         if self.objective == "reward" and not self.bounds:
             raise ValueError("fit.bounds: a search by rewards has bounds, as in {a: [0, 2]}")

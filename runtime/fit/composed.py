@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import functional
 from torch.autograd.graph import allow_mutation_on_saved_tensors
 
 from ...formula import Plan
@@ -78,7 +79,7 @@ class ComposedLikelihood:
                 own = self._logprobs(block, theta, self._scores)
                 if order:
                     total = own.sum()
-                    total.backward()
+                    total.backward()  # type: ignore[no-untyped-call]
                     assert theta.grad is not None
                     gradient[owner] += theta.grad.numpy()
             np.add.at(value, block.owners.numpy(), own.detach().numpy())
@@ -93,7 +94,7 @@ class ComposedLikelihood:
         for _, block in self._pieces(1, False):
             with torch.enable_grad(), allow_mutation_on_saved_tensors():
                 total = self._logprobs(block, theta, self._scores)[chosen[block.owners]].sum()
-                total.backward()
+                total.backward()  # type: ignore[no-untyped-call]
             value += float(total.detach())
         return value, np.asarray(theta.grad)
 
@@ -111,8 +112,8 @@ class ComposedLikelihood:
                 with torch.no_grad():
                     own = self._logprobs(block, theta, reading)
                 np.add.at(left, block.owners.numpy(), own.numpy())
-            gradient = torch.autograd.functional.jacobian(number, theta).numpy()
-            found.append(TermRow(written(part), float(number(theta)), gradient, left))
+            slope: Any = functional.jacobian(number, theta)  # type: ignore[no-untyped-call]
+            found.append(TermRow(written(part), float(number(theta)), np.asarray(slope), left))
         return found
 
     def _pieces(self, every: int, by_text: bool) -> Iterator[tuple[int, Block]]:
@@ -121,9 +122,11 @@ class ComposedLikelihood:
             if not by_text:
                 yield 0, block
                 continue
-            for owner in block.owners.unique().tolist():
+            for owner in sorted(set(block.owners.tolist())):
                 rows = block.owners == owner
-                yield owner, Block(*(each[rows] for each in block[:4]), block.number)
+                kept = (block.features, block.targets, block.owners, block.steps)
+                features, targets, owners, steps = (each[rows] for each in kept)
+                yield owner, Block(features, targets, owners, steps, block.number)
 
     def _logprobs(self, block: Block, theta: Tensor, reading: Reading) -> Tensor:
         """``(n,)`` float64 log-probabilities of the tokens."""
@@ -138,7 +141,8 @@ class ComposedLikelihood:
     def _context(self, block: Block, theta: Tensor) -> Context:
         """What a step knows at these positions, of numbers with a gradient."""
         count, width = len(block.targets), self._width
-        parts = block.features.split([1 if _is_number(node) else width for node in self._kept], 1)
+        widths = [1 if _is_number(node) else width for node in self._kept]
+        parts = torch.split(block.features, widths, 1)
         held = dict(zip(self._kept, parts, strict=True))
         empty = torch.zeros(count, 1)
         reads: list[Reading] = [

@@ -52,8 +52,8 @@ def check(plan: Plan, fitted: Collection[str]) -> None:
         FormulaError: marked at the parameter, or at the stage.
     """
     if plan.search is not None or plan.reranks:
-        stage = plan.search[1] if plan.search else plan.reranks[0][1]
-        raise _stage_error(plan, stage, "chooses among texts or candidates by a reward")
+        chooser = plan.search[1] if plan.search else plan.reranks[0][1]
+        raise _stage_error(plan, chooser, "chooses among texts or candidates by a reward")
     for stage in plan.stages:
         if not isinstance(stage, stages.Temperature):
             raise _stage_error(plan, stage, "has no derivative where it follows the formula")
@@ -138,7 +138,7 @@ def without_each(plan: Plan) -> Iterator[tuple[Scalar, Any, Any]]:
     if not isinstance(node, Linear | operators.Mix | operators.PowerMean) or len(parts or ()) < 2:
         return
     for index, (number, part) in enumerate(node.parts):
-        scores = replace(node, parts=(*node.parts[:index], *node.parts[index + 1 :]))
+        scores: Any = replace(node, parts=(*node.parts[:index], *node.parts[index + 1 :]))
         for outer in reversed(wrapped):
             if isinstance(outer, Linear):
                 scores = Linear(((outer.parts[0][0], scores),), outer.shift)

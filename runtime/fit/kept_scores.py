@@ -118,14 +118,15 @@ class KeptScores:
             stop = min(start + most, len(numbers))
             offset = start * self.width * self._dtype.itemsize
             shape = stop - start, self.width
-            window = np.memmap(self._file, held, "c", offset, shape)  # type: ignore[call-overload]
+            window: Any = np.memmap(self._file, held, "c", offset, shape)
             features = torch.from_numpy(window)
             if self._dtype.itemsize == 2:
                 features = features.view(self._dtype).float()
             own = numbers[start:stop]
             if (own[:, 1] < 0).any():
                 features, own = features[own[:, 1] >= 0], own[own[:, 1] >= 0]
-            yield Block(features, *own.unbind(1), start)
+            targets, owners, steps = own.unbind(1)
+            yield Block(features, targets, owners, steps, start)
 
     def close(self, finished: bool = True) -> None:
         """Remove the files; those in a folder stay for another process, where not ``finished``."""

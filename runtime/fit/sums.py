@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import functional
 
 from ...formula.scalar import Parameter
 from ..scores.expressions import computed
@@ -49,7 +50,7 @@ class SumLikelihood:
         found = self._by_coefficients(at[None], order, every)
         if order == 0:
             return PerText(found.value)
-        jacobian = torch.autograd.functional.jacobian(self._coefficients, theta).numpy()
+        jacobian = self._jacobian(theta)
         gradient = found.gradient @ jacobian
         if order == 1:
             return PerText(found.value, gradient)
@@ -61,7 +62,7 @@ class SumLikelihood:
     def terms(self, values: np.ndarray) -> list[TermRow]:
         theta = torch.tensor(np.asarray(values), dtype=torch.float64)
         at = self._coefficients(theta)
-        jacobian = torch.autograd.functional.jacobian(self._coefficients, theta).numpy()
+        jacobian = self._jacobian(theta)
         without = at.repeat(len(at), 1) * (1 - torch.eye(len(at), dtype=torch.float64))
         left = self._values(without).numpy()
         return [
@@ -79,10 +80,19 @@ class SumLikelihood:
         zero = 0 * theta.sum()  # a constant has a gradient, too
         return torch.stack([torch.as_tensor(c, dtype=torch.float64) + zero for c in each])
 
+    def _jacobian(self, theta: Tensor) -> np.ndarray:
+        """``(m, P)`` the derivatives of the coefficients."""
+        slopes: Any = functional.jacobian(self._coefficients, theta)  # type: ignore[no-untyped-call]
+        return np.asarray(slopes)
+
     def _bend(self, theta: Tensor, index: int) -> np.ndarray:
         """``(P, P)`` the second derivatives of a coefficient."""
-        bend = torch.autograd.functional.hessian(lambda t: self._coefficients(t)[index], theta)
-        return np.asarray(bend.numpy())
+
+        def coefficient(at: Tensor) -> Tensor:
+            return self._coefficients(at)[index]
+
+        bend: Any = functional.hessian(coefficient, theta)  # type: ignore[no-untyped-call]
+        return np.asarray(bend)
 
     def _by_coefficients(self, at: Tensor, order: int, every: int) -> PerText:
         count, m = self._texts.count, len(self._summands)

@@ -96,8 +96,9 @@ class TextFit:
         tokens = [len(each) for each in ids]
         if not sum(tokens):
             raise ArgumentError("the completions have no tokens; there is nothing to fit")
+        parts: list[Part]
         if self._summands is None:
-            parts = parts_of(self._plan)
+            parts = [*parts_of(self._plan)]
         else:
             parts = [(each.node, each.number) for each in self._summands]
         width = len(parts) * (bound.vocabulary + 1)
