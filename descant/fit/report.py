@@ -97,8 +97,8 @@ def _figure(fit: Fit) -> Any:
         figure = Figure(figsize=(3.3 * min(count, 3), 2.8 * rows), layout="constrained")
         panels = figure.subplots(rows, min(count, 3), squeeze=False).ravel()
         for axes, (name, points) in zip(panels, fit.slices.items(), strict=False):
-            x, y = zip(*points, strict=True)
-            axes.plot(x, y, color=COLOURS[0], linewidth=1.2)
+            at, values = zip(*points, strict=True)
+            axes.plot(at, values, color=COLOURS[0], linewidth=1.2)
             axes.axvline(fit.params[name], color=COLOURS[1], linewidth=1)
             axes.set(xlabel=name, ylabel="log-likelihood")
         axes = panels[len(fit.slices)]

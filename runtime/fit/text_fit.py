@@ -28,6 +28,7 @@ from .kept_scores import KeptScores, dtype_that_fits
 from .likelihoods import LikelihoodOfTexts, Texts
 from .objectives import LIKELIHOOD, PREFERENCE, PreferenceLoss, held_out, objective_of
 from .optimise import Optimum, by_gradients, newton, uncertainty
+from .reading import Part
 from .result import Fit, run_file_of
 from .space import Space
 from .sums import SumLikelihood

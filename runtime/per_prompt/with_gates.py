@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from ...grammar.parse import language
 from ...models import Prompt
+from ...models.heads.written import write_head
 from ..binding.bound import Bound
 from ..fit import differentiable
 from ..fit.objectives import LIKELIHOOD, held_out
@@ -65,11 +64,7 @@ class GateFit:
         declared = {}
         for name, spec in self.models.items():
             path = Path(folder) / name
-            path.mkdir(parents=True, exist_ok=True)
-            weight, bias = spec["head"]
-            save_file({"weight": weight, "bias": bias}, path / "head.safetensors")
-            content = {"layer": self.layer, "base": self.on}
-            (path / "head.json").write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+            write_head(path, *spec["head"], self.layer, self.on)
             declared[name] = {"head": str(path), "on": self.on, "layer": self.layer}
         return declared
 
