@@ -64,7 +64,8 @@ class GateFit:
         declared = {}
         for name, spec in self.models.items():
             path = Path(folder) / name
-            write_head(path, *spec["head"], self.layer, self.on)
+            weight, bias = spec["head"]
+            write_head(path, weight, bias, self.layer, self.on)
             declared[name] = {"head": str(path), "on": self.on, "layer": self.layer}
         return declared
 
