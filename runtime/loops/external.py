@@ -64,7 +64,9 @@ class ExternalRows:
         Raises:
             FormulaError: NaN, or every token excluded.
         """
-        self._scored = scored(self._engine, self._batch, list(map(len, self.answers)))
+        steps = list(map(len, self.answers))
+        self._make_room(max(steps, default=0) + 1)  # for the token that follows
+        self._scored = scored(self._engine, self._batch, steps)
         return self._scored[1]
 
     def positions(
@@ -103,7 +105,6 @@ class ExternalRows:
     def _append(self, tokens: Ids, context: Context, scores: Tensor) -> None:
         """One token more for every row."""
         batch = self._batch
-        self._make_room(max(map(len, self.answers)) + 1)
         ids = torch.tensor(tokens, device=batch.device)
         excluded = scores.gather(1, ids[:, None])[:, 0] == -torch.inf
         commit(self._engine, batch, context, tokens)
