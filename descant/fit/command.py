@@ -27,6 +27,11 @@ def fit_run(run: RunFile, folder: Path, console: Console, resume: bool = True) -
     if run.sweep is not None or run.tables:
         raise RunFileError("a fit has no points; leave out sweep and tables")
     run = of_one_formula(run, None)
+    if section.gate is not None:
+        from .gates import fit_gates
+
+        fit_gates(run, section, folder, console)
+        return
     if section.objective != "reward":
         from .texts import fit_texts
 

@@ -37,10 +37,10 @@ def fit_texts(run: RunFile, section: FitSection, folder: Path, console: Console)
         RunFileError: no data, a row without a completion, or another run's folder; and as
             ``Decoder.fit``.
     """
-    prompts, completions = _texts(run, section)
+    prompts, completions = texts_of(run, section)
     make_folder(folder)
     with disk.resumable(), writing(folder):
-        _prepare(run, folder)
+        prepare(run, folder)
         seed = run.generate.seed if section.seed is None else section.seed
         fit = compiled(run).fit(
             prompts, completions, objective=section.objective, bounds=section.bounds,
@@ -90,7 +90,7 @@ def _number(value: float) -> str:
     return "at its bound" if value != value else f"{value:.2g}"
 
 
-def _prepare(run: RunFile, folder: Path) -> None:
+def prepare(run: RunFile, folder: Path) -> None:
     """Write the resolved run file, or check that the folder's own is the same."""
     resolved = run.model_dump(mode="json", exclude={"output"})
     if (folder / RESOLVED).is_file():
@@ -101,7 +101,7 @@ def _prepare(run: RunFile, folder: Path) -> None:
     disk.replace(folder / RESOLVED, dump_yaml(resolved))
 
 
-def _texts(run: RunFile, section: FitSection) -> tuple[list[Any], list[Any]]:
+def texts_of(run: RunFile, section: FitSection) -> tuple[list[Any], list[Any]]:
     """Prompts with their completions, or their pairs."""
     data = section.data
     if data is None and run.data is not None:

@@ -10,7 +10,7 @@ from .sections import Data, Strict
 
 ONLY_OF = {
     "data": ("likelihood", "preference"), "folds": ("likelihood", "preference"),
-    "beta": ("preference",), **dict.fromkeys(
+    "beta": ("preference",), "gate": ("likelihood",), **dict.fromkeys(
         ("trials", "sampler", "pruner", "at_once", "grid", "weights"), ("reward",)
     ),
 }  # fmt: skip
@@ -22,6 +22,13 @@ class FitData(Data):
     completion: str = "completion"
     chosen: str = "chosen"
     rejected: str = "rejected"
+
+
+class GateSection(Strict):
+    """Parameters as functions of a hidden state: of the term ``on``, after decoder ``layer``."""
+
+    on: str
+    layer: int = Field(ge=0)
 
 
 class FitSection(Strict):
@@ -36,6 +43,7 @@ class FitSection(Strict):
         data: completions or pairs; left out, the run's data.
         holdout: the share that takes no part, and says what the result is worth.
         folds: of a cross-validation; 0 for none.
+        gate: what the fitted parameters become functions of; left out, they are constants.
         beta: of preferences.
         seed: of what is held out, and of a search; left out, that of ``generate``.
         trials, sampler, pruner, at_once, grid, weights: of a search by rewards.
@@ -47,6 +55,7 @@ class FitSection(Strict):
     data: FitData | None = None
     holdout: FiniteFloat = Field(default=0.0, ge=0, lt=1)
     folds: int = Field(default=0, ge=0)
+    gate: GateSection | None = None
     beta: FiniteFloat = Field(default=1.0, gt=0)
     seed: int | None = None
     trials: int = Field(default=50, ge=1)
@@ -64,4 +73,9 @@ class FitSection(Strict):
                 raise ValueError(f"fit.{key} is for objective: {' or '.join(objectives)}")
         if self.objective == "reward" and not self.bounds:
             raise ValueError("fit.bounds: a search by rewards has bounds, as in {a: [0, 2]}")
+        if self.gate is not None:
+            if not self.bounds:
+                raise ValueError("fit.bounds: say which parameters become gates, as in {a: [0, 2]}")
+            if self.constraints or self.folds:
+                raise ValueError("fit.gate: gates have no constraints and no folds; leave them out")
         return self
