@@ -47,8 +47,8 @@ def fit_gates(run: RunFile, section: FitSection, folder: Path, console: Console)
         content["formula"] = found.formula
         kept = {name: v for name, v in content["params"].items() if name not in section.bounds}
         content["params"] = kept
-        beside = {name: spec | {"head": f"{GATES}/{name}"} for name, spec in heads.items()}
-        content["models"] = {**content["models"], **beside}
+        declared = {name: spec | {"head": f"{GATES}/{name}"} for name, spec in heads.items()}
+        content["models"] = {**content["models"], **declared}
         disk.replace(folder / FITTED, dump_yaml(content))
         numbers = {name: getattr(found, name) for name in found.__dataclass_fields__}
         numbers["models"] = [*found.models]

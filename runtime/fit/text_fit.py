@@ -28,7 +28,6 @@ from .kept_scores import KeptScores, dtype_that_fits
 from .likelihoods import LikelihoodOfTexts, Texts
 from .objectives import LIKELIHOOD, PREFERENCE, PreferenceLoss, held_out, objective_of
 from .optimise import Optimum, by_gradients, newton, uncertainty
-from .reading import Part
 from .result import Fit, run_file_of
 from .space import Space
 from .sums import SumLikelihood
@@ -97,7 +96,7 @@ class TextFit:
         tokens = [len(each) for each in ids]
         if not sum(tokens):
             raise ArgumentError("the completions have no tokens; there is nothing to fit")
-        parts: list[Part]
+        parts: list[Any]
         if self._summands is None:
             parts = [*parts_of(self._plan)]
         else:

@@ -21,6 +21,7 @@ from descant.demo import chat_model
 from descant.demo.chat import FORMULA, QUESTIONS, SYSTEM, answered, chat_tour
 from descant.demo.chat_model import CHAT_ARMS, CHAT_WEIGHTS, chat_models
 from descant.demo.measures import pirate_words, words
+from descant.extras import pip_install
 from examples.chat_arms.recipe import ship
 from examples.chat_arms.sampling import questions
 
@@ -51,7 +52,7 @@ def test_without_the_reader_of_gguf_the_cure_installs_that(
     monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(descant.ModelError, match="reads it is not installed") as caught:
         chat_model.smollm2()
-    assert str(caught.value).endswith('pip install "descant[gguf]"')
+    assert str(caught.value).endswith(pip_install("gguf"))
 
 
 @pytest.mark.parametrize(("content", "problem"), [

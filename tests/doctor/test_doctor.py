@@ -27,7 +27,7 @@ from descant import demo
 from descant.doctor import packages as installed
 from descant.doctor.packages import PYTHON, UNIONS
 from descant.doctor.trial import EXPECTED
-from descant.extras import ENABLES, PACKAGES, MissingExtra, require
+from descant.extras import ENABLES, PACKAGES, MissingExtra, pip_install, require
 
 ROOT = Path(__file__).parents[2]
 ROOMS = ("descant", "grammar", "formula", "models", "runtime")
@@ -144,7 +144,7 @@ def test_a_plain_install_works_and_says_what_it_lacks(tmp_path):
     for name in ("report", "train", "eval", "dev"):
         line = extras[f"descant[{name}]"]
         assert line["state"] == "missing" and not set(line["data"]["installed"]) - needed
-        assert line["cure"] == f'pip install "descant[{name}]"'
+        assert line["cure"] == pip_install(name)
 
 
 def test_what_a_plain_install_needs_is_missing_or_too_old(monkeypatch):

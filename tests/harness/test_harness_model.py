@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 import descant
 from descant import TableModel
 from descant.cli import app
+from descant.extras import pip_install
 from descant.inputs.runfile import RunFileError
 
 lm_eval = pytest.importorskip("lm_eval")
@@ -360,4 +361,4 @@ def test_what_is_wrong_otherwise(here, compiled) -> None:
 def test_without_the_harness_the_command_says_what_it_needs(here, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "lm_eval.__main__", None)
     found = CliRunner().invoke(app, ["eval", RUN, "--tasks", "x"])
-    assert 'pip install "descant[eval]"' in str(found.exception)
+    assert pip_install("eval") in str(found.exception)

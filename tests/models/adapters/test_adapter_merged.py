@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM
 
 import descant
 from descant import FormulaError, ModelError
+from descant.extras import pip_install
 from descant.models.adapters.fields import KINDS, MERGED_ONLY, NO_WEIGHTS
 
 OF_LORA: list[tuple[str, str, dict[str, Any]]] = [
@@ -236,7 +237,7 @@ def test_without_peft_it_says_what_to_install(zoo, monkeypatch) -> None:
     monkeypatch.setattr("descant.models.adapters.merged.find_spec", lambda name: None)
     with pytest.raises(FormulaError, match="needs peft") as caught:
         merged(zoo, zoo.path("lora4"))
-    assert caught.value.cure == 'pip install "descant[train]"'
+    assert caught.value.cure == pip_install("train")
 
 
 def test_what_the_installed_peft_would_leave_out_is_refused(zoo, adapter, monkeypatch) -> None:

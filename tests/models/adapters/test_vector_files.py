@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from descant import ModelError
+from descant.extras import pip_install
 from descant.models.adapters import vector_files
 from descant.models.adapters.vector_files import read_vector, vector_file, write_vector
 
@@ -285,4 +286,4 @@ def test_without_the_gguf_package_it_is_named(
     for act in (lambda: read_vector("calm", file), lambda: write_vector(file, {1: ONE})):
         with pytest.raises(ModelError, match="the package for such files is not inst") as caught:
             act()
-        assert caught.value.cure == 'pip install "descant[gguf]"'
+        assert caught.value.cure == pip_install("gguf")

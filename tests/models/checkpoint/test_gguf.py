@@ -26,6 +26,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import descant
 from descant import FormulaError
+from descant.extras import pip_install
 from descant.models.checkpoint import gguf
 
 PROMPT, IDS = "a small stone", [70, 71, 290]
@@ -314,7 +315,7 @@ def test_what_is_missing_is_said(tmp_path, monkeypatch, cache) -> None:
     file = gguf_files.write(tmp_path / "m.gguf", seeded(llama), tokenizer())
     with monkeypatch.context() as context:
         context.setattr(gguf, "find_spec", lambda name: None)
-        assert 'pip install "descant[gguf]"' in refused(file)
+        assert pip_install("gguf") in refused(file)
     cache.write_text("a file, where the cache should be")
     assert "set HF_HOME to a folder that can be written" in refused(file)
 
