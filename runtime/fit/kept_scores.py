@@ -1,20 +1,22 @@
-"""Scores of every position of a corpus, kept in a memory-mapped file: memory does not grow with it.
+"""Scores of every position of a corpus, in a memory-mapped file, or read again in every pass.
 
-Windows of the file are mapped one at a time, and let go.
+Windows of the file are mapped one at a time, and let go: memory does not grow with the corpus.
 """
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
+# Reads every text, and gives a callback the scores and numbers of some positions after another.
+Pass = Callable[[Callable[[Tensor, Tensor], None]], Iterator[object]]
 WINDOW = 2**24  # bytes that are mapped at once
 SHARE = 0.5  # of the free disk that a file may take
 KEPT = ".fit-"  # begins the names of files in a folder
@@ -135,6 +137,45 @@ class KeptScores:
             self._positions.close()
         for path in self._paths if finished else ():
             path.unlink(missing_ok=True)
+
+
+class RereadScores:
+    """What ``KeptScores`` gives, read anew each time.
+
+    Args:
+        read: a pass over the texts.
+
+    Attributes:
+        width: of a position's scores.
+    """
+
+    def __init__(self, read: Pass) -> None:
+        self._read, self.width = read, 0
+        waiting = list[Tensor]()
+        for _ in read(lambda features, _: waiting.append(features)):
+            if waiting:
+                self.width = waiting[0].shape[1]
+                break
+
+    def blocks(self, most: int, every: int = 1) -> Iterator[Block]:
+        """All positions, at most so many at once; or every so-and-so-many-th block."""
+        waiting = list[tuple[Tensor, Tensor]]()
+        number, count = 0, 0
+        for _ in self._read(lambda features, numbers: waiting.append((features, numbers))):
+            for features, numbers in waiting:
+                for start in range(0, len(numbers), most):
+                    own = numbers[start : start + most]
+                    if count % every == 0:
+                        targets, owners, steps = own.unbind(1)
+                        yield Block(features[start : start + most], targets, owners, steps, number)
+                    number, count = number + len(own), count + 1
+            waiting.clear()
+
+    def close(self, finished: bool = True) -> None:
+        """Nothing is kept."""
+
+
+Scores: TypeAlias = KeptScores | RereadScores
 
 
 def records_of(rows: Sequence[tuple[int, int, int, int]]) -> tuple[Tensor, Tensor]:

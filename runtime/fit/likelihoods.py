@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...errors import ArgumentError
-from .kept_scores import KeptScores
+from .kept_scores import Scores
 
 
 class PerText(NamedTuple):
@@ -53,7 +53,7 @@ class Texts:
         masked: whether any score is minus infinity.
     """
 
-    kept: KeptScores
+    kept: Scores
     count: int
     tokens: list[int]
     masked: bool = False

@@ -75,13 +75,15 @@ def read_texts(
     parts: Sequence[Part],
     keep: Keep,
     batch_size: int,
-    update: Callable[[int], object],
-) -> None:
+) -> Iterator[int]:
     """Read every completion once.
+
+    Yields:
+        After each forward, the tokens of the texts that have ended.
 
     Raises:
         FormulaError: NaN, or a position where every token is excluded.
     """
     pairs = list(zip(requests, completions, strict=True))
-    for _, tokens in ScoreReading(engine, parts, keep).run(pairs, batch_size):
-        update(tokens if isinstance(tokens, int) else 0)
+    for results in ScoreReading(engine, parts, keep).steps(pairs, batch_size):
+        yield sum(tokens for _, tokens in results if isinstance(tokens, int))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,7 +24,7 @@ from ..requests.per_row import at_least_one
 from ..requests.request import Request
 from . import differentiable
 from .composed import ComposedLikelihood, parts_of
-from .kept_scores import KeptScores, dtype_that_fits
+from .kept_scores import KeptScores, RereadScores, dtype_that_fits
 from .likelihoods import LikelihoodOfTexts, Texts
 from .objectives import LIKELIHOOD, PREFERENCE, PreferenceLoss, held_out, objective_of
 from .optimise import Optimum, by_gradients, newton, uncertainty
@@ -77,7 +77,7 @@ class TextFit:
 
     def read(
         self,
-        read_texts: Callable[..., None],
+        read_texts: Callable[..., Iterator[int]],
         prompts: Any,
         completions: Any,
         batch_size: int,
@@ -103,10 +103,14 @@ class TextFit:
             parts = [(each.node, each.number) for each in self._summands]
         width = len(parts) * (bound.vocabulary + 1)
         dtype = dtype_that_fits(sum(tokens), width)
+        engine = self._decoder.session.engine
         if dtype is None:
-            raise ArgumentError(
-                f"the scores of {sum(tokens)} tokens do not fit on the disk; give fewer texts"
+            self._notes.append("no disk holds the scores: every pass read the texts again")
+            again = RereadScores(
+                lambda keep: read_texts(engine, requests, ids, parts, keep, batch_size)
             )
+            self._texts = Texts(again, len(ids), tokens, masked=True)
+            return requests, ids
         kept = KeptScores(dtype, self._folder, self._key(requests, ids, dtype))
         self._texts = texts = Texts(kept, len(ids), tokens)
         if dtype != "float32":
@@ -123,9 +127,9 @@ class TextFit:
 
         total = sum(tokens[i] for i in missing)
         with progress_bar(total, "token", "reading", progress) as bar:
-            engine = self._decoder.session.engine
             own = [requests[i] for i in missing], [ids[i] for i in missing]
-            read_texts(engine, *own, parts, keep, batch_size, bar.update)
+            for read in read_texts(engine, *own, parts, keep, batch_size):
+                bar.update(read)
         return requests, ids
 
     def _key(self, requests: Sequence[Request], ids: Sequence[Any], dtype: str) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...formula.scalar import Parameter
 from ..fit.differentiable import Summand
-from ..fit.kept_scores import Block, KeptScores
+from ..fit.kept_scores import Block, Scores
 from ..fit.likelihoods import refuse_excluded
 from ..scores.expressions import computed
 from .gates import Piece
@@ -20,7 +20,10 @@ FLOATS = 2**22  # of one piece's scores
 
 
 def pieces_of(
-    summands: Sequence[Summand], names: Sequence[str], fixed: Mapping[str, float], kept: KeptScores
+    summands: Sequence[Summand],
+    names: Sequence[str],
+    fixed: Mapping[str, float],
+    kept: Scores,
 ) -> Callable[[], Iterator[Piece]]:
     """What goes through all positions, with the likelihood of each by its own parameters.
 
@@ -51,7 +54,7 @@ def pieces_of(
     return pieces
 
 
-def states_in_order(kept: KeptScores, states: Mapping[int, Tensor]) -> tuple[Tensor, Tensor]:
+def states_in_order(kept: Scores, states: Mapping[int, Tensor]) -> tuple[Tensor, Tensor]:
     """``(positions, hidden)`` the states of what was kept, and ``(positions,)`` whose they are.
 
     Args:

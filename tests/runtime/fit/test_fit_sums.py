@@ -12,6 +12,7 @@ from scipy.optimize import minimize
 import descant
 from descant import FormulaError, TableModel
 from descant.errors import ArgumentError
+from descant.runtime.fit import text_fit
 
 VOCABULARY = 40
 TABLES = {name: TableModel.random(VOCABULARY, seed) for seed, name in enumerate(("base", "x", "y"))}
@@ -96,3 +97,16 @@ def test_what_has_no_derivative_is_refused_where_it_stands(formula, place) -> No
         decoder.fit([[1]], [[2, 3]])
     span = error.value.span
     assert formula[span.start : span.end] == place
+
+
+@pytest.mark.parametrize("formula", ["base + a*x", "mix(a: base, 1-a: x)"])
+def test_what_no_disk_holds_is_read_again(formula, monkeypatch) -> None:
+    decoder, completions = drawn(formula, {"a": 0.7})
+    kept = decoder.fit(PROMPTS, completions, bounds={"a": (0, 1)}, holdout=0.2)
+    monkeypatch.setattr(text_fit, "dtype_that_fits", lambda count, width: None)
+    again = decoder.fit(PROMPTS, completions, bounds={"a": (0, 1)}, holdout=0.2)
+    assert again.params["a"] == pytest.approx(kept.params["a"], abs=1e-5)
+    assert again.stderr["a"] == pytest.approx(kept.stderr["a"], rel=1e-3)
+    assert again.loglikelihood == pytest.approx(kept.loglikelihood, abs=1e-2)
+    assert again.holdout["loglikelihood"] == pytest.approx(kept.holdout["loglikelihood"], abs=1e-2)
+    assert "no disk holds the scores" in again.notes[0] and not kept.notes
