@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
 
 import pytest
@@ -11,7 +12,7 @@ from command_line import command
 from sweeps import run_of
 
 from descant.errors import ArgumentError
-from descant.extras import MissingExtra
+from descant.extras import MissingExtra, pip_install
 from descant.results import load
 from descant.sweep import sweep
 from descant.tracking import export
@@ -50,8 +51,8 @@ def test_mlflow_holds_every_point_once(folder) -> None:
     assert digest in params.values()
     files = {file.path for file in client.list_artifacts(parent.info.run_id)}
     assert files == {
-        "points.json", "effects.json", "completions.json", "front.png", "effects.png", "run.yaml",
-        "meta.json", "report.html",
+        "points.json", "effects.json", "completions.json", "front.png", "effects.png", "scores.png",
+        "run.yaml", "meta.json", "report.html",
     }  # fmt: skip
     place = folder / "mlartifacts" / parent.info.run_id / "artifacts"
     table = json.loads((place / "completions.json").read_text())
@@ -98,6 +99,6 @@ def test_trackio_writes_a_database(folder, tmp_path, monkeypatch) -> None:
 
 def test_a_tracker_that_is_not_installed_names_its_extra(folder, monkeypatch) -> None:
     monkeypatch.setattr("descant.extras.find_spec", lambda package: None)
-    with pytest.raises(MissingExtra, match=r'pip install "descant\[track\]"'):
+    with pytest.raises(MissingExtra, match=re.escape(pip_install("track"))):
         export(folder, "wandb")
     assert "WANDB_MODE" not in os.environ  # nothing of the environment is changed
