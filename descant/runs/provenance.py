@@ -40,12 +40,18 @@ def provenance(device: str, dtype: str | None, seed: int) -> dict[str, Any]:
     }
 
 
+def meta_of(folder: Path) -> dict[str, Any]:
+    """The content of a folder's ``meta.json``; nothing where it is not there, or torn."""
+    file = folder / META
+    with suppress(ValueError), reading(file):
+        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+    return {}
+
+
 def add_to_meta(folder: Path, more: Mapping[str, Any]) -> None:
     """Add to a folder's ``meta.json``; one that cannot be read is written anew."""
-    file, meta = folder / META, {}
-    with suppress(ValueError), reading(file):
-        meta = dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
-    replace(file, json.dumps({**meta, **more}, indent=1, ensure_ascii=False))
+    content = {**meta_of(folder), **more}
+    replace(folder / META, json.dumps(content, indent=1, ensure_ascii=False))
 
 
 def now() -> str:

@@ -21,7 +21,7 @@ from ..inputs.sections import FORMULA
 from ..results.folder import COMPLETIONS, META, Journal, Record
 from .origins import origins
 from .processes import prints, this_process, world_size
-from .provenance import add_to_meta, now, provenance
+from .provenance import add_to_meta, meta_of, now, provenance
 from .resume import resumed
 
 if TYPE_CHECKING:
@@ -164,12 +164,12 @@ def rows_to_folder(
             for sample in range(run.generate.num_return_sequences)
         ]
         missing = {row.item.id for row in rows if row.key not in done}
-        if not missing:
+        if not missing and meta_of(folder).get("finished"):
             return
         journal = Journal(folder, COMPLETIONS)
-        if process.first and about is not None and not (folder / META).is_file():
+        if missing and process.first and about is not None and not (folder / META).is_file():
             add_to_meta(folder, about())
-        for record in decode([row for row in rows if row.item.id in missing]):
+        for record in decode([row for row in rows if row.item.id in missing]) if missing else ():
             if process.first and key_of(record) not in done:
                 journal.add([record])
                 yield record
