@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...disk import make_folder, saving
+
 # Reads every text, and gives a callback the scores and numbers of some positions after another.
 Pass = Callable[[Callable[[Tensor, Tensor], None]], Iterator[object]]
 WINDOW = 2**24  # bytes that are mapped at once
@@ -63,10 +65,17 @@ class KeptScores:
         self._positions: Any = None
         self.width = 0
         if folder is None:
+            self._where = Path(tempfile.gettempdir())
             self._file = tempfile.TemporaryFile(prefix="descant-fit-")  # noqa: SIM115, of this object
             return
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         self._paths = [folder / f"{KEPT}{name}" for name in ("key", "scores", "positions")]
+        self._where = folder
+        with saving(self._where):
+            self._open(key)
+
+    def _open(self, key: str) -> None:
+        """Open the files of a folder, as they are where they have this key."""
         if not (self._paths[0].is_file() and self._paths[0].read_text("utf-8") == key):
             for path in self._paths[1:]:
                 path.write_bytes(b"")
@@ -102,17 +111,19 @@ class KeptScores:
         """Append ``(n, width)`` float32, and ``(n, 3)`` int64: targets, owners and steps."""
         self.width = features.shape[1]
         kept = features.contiguous().to(self._dtype)
-        (kept.view(torch.int16) if kept.itemsize == 2 else kept).numpy().tofile(self._file)
         self._numbers.append(numbers)
-        if self._positions is not None:
-            self._file.flush()
-            widths = numbers.new_full((len(numbers), 1), self.width)
-            torch.cat((numbers, widths), dim=1).numpy().tofile(self._positions)
-            self._positions.flush()
+        with saving(self._where):
+            self._file.write(kept.view(torch.uint8).numpy().data)
+            if self._positions is not None:
+                self._file.flush()
+                widths = numbers.new_full((len(numbers), 1), self.width)
+                self._positions.write(torch.cat((numbers, widths), dim=1).numpy().data)
+                self._positions.flush()
 
     def blocks(self, most: int, every: int = 1) -> Iterator[Block]:
         """All positions, at most so many at once; or every so-and-so-many-th block."""
-        self._file.flush()
+        with saving(self._where):
+            self._file.flush()
         numbers = torch.cat(self._numbers)
         held = np.int16 if self._dtype.itemsize == 2 else np.float32
         most = max(1, min(most, WINDOW // (self.width * self._dtype.itemsize)))

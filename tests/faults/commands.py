@@ -29,6 +29,7 @@ WRITES_NOTHING = {
     "doctor": "it looks",
     "docs": "it prints; pages for a browser go to a temporary folder",
     "serve": "its state is in memory; a GGUF file is unpacked as in the case gguf",
+    "export": "trackers write their own files, and say what they cannot",
     "eval": "lm_eval writes its own results, and warns where it cannot",
 }
 CLOCKS = {  # keys and columns whose values a clock, a machine or the last start says
@@ -106,6 +107,13 @@ def finished(folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     for file in ("report.html", "front.png", "front.pdf"):
         (folder / "out" / file).unlink()
+
+
+def fitting(folder: Path) -> None:
+    rows = [{"prompt": f"How {i}?", "completion": "Take care, and wait."} for i in range(3)]
+    (folder / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run_file(folder, formula="base + a*arm_help", params={"a": 0.2}, data=None,
+             fit={"bounds": {"a": [0, 2]}, "data": {"path": "texts.jsonl"}})  # fmt: skip
 
 
 def two_runs(folder: Path) -> None:
@@ -209,6 +217,8 @@ def cases() -> dict[str, Case]:
         "train probe": Case("train", measured("probe", "layer=1"), labelled, resumes=True),
         "inspect": Case("inspect", ("run.yaml", "How?", "--output", "out"), run_file),
         "report": Case("report", ("out",), finished),
+        "methods": Case("methods", ("out", "--output", "methods.md"), finished),
+        "fit": Case("fit", out, fitting, resumes=True, sample=3),
         "compare": Case("compare", ("one", "two", "--by", "reward_help", "--output", "v.json"),
                         two_runs, resumes=True),
         "compare judge": Case("compare", ("one", "two", "--judge", "openai:m", "--base-url",
