@@ -169,7 +169,8 @@ def rows_to_folder(
         journal = Journal(folder, COMPLETIONS)
         if missing and process.first and about is not None and not (folder / META).is_file():
             add_to_meta(folder, about())
-        for record in decode([row for row in rows if row.item.id in missing]) if missing else ():
+        missed = [row for row in rows if row.item.id in missing]
+        for record in decode(missed) if missed else ():
             if process.first and key_of(record) not in done:
                 journal.add([record])
                 yield record
